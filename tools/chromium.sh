@@ -16,7 +16,7 @@ wanted=(chromium-headless-shell fonts-inter fonts-dejavu-core)
 if [ ! -e "$dir/.complete" ]; then
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || fail "needs apt and dpkg, which Debian has; or run the check with --browser PATH"
     rm -rf "$dir"/{packages,lists,root,font-cache}
-    mkdir -p "$dir/packages/partial" "$dir/lists/partial" "$dir/root"
+    mkdir -p "$dir/packages/partial" "$dir/lists/partial" "$dir/unpacked"
     options=(-qq -o Dir::Cache="$dir/packages" -o APT::Sandbox::User=root)
     # The system's lists of packages, or if they are old or missing some of our own.
     missing() { apt-get "${options[@]}" -s install --no-install-recommends "${wanted[@]}" | awk '$1 == "Inst" { print $2 }'; }
@@ -27,13 +27,13 @@ if [ ! -e "$dir/.complete" ]; then
         options+=(-o Dir::State::Lists="$dir/lists")
         apt-get "${options[@]}" update >&2 && get || fail "apt-get cannot get ${wanted[*]}; look at its errors above"
     }
-    for package in "$dir"/packages/*.deb; do dpkg -x "$package" "$dir/root"; done
+    for package in "$dir"/packages/*.deb; do dpkg -x "$package" "$dir/unpacked"; done
     rm -rf "$dir/packages" "$dir/lists"
     cat > "$dir/fonts.conf" <<END
 <?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig>
-<dir>$dir/root/usr/share/fonts</dir>
+<dir>$dir/unpacked/usr/share/fonts</dir>
 <cachedir>$dir/font-cache</cachedir>
 <alias binding="strong"><family>system-ui</family><prefer><family>Inter</family></prefer></alias>
 <alias binding="strong"><family>sans-serif</family><prefer><family>Inter</family></prefer></alias>
@@ -42,9 +42,9 @@ if [ ! -e "$dir/.complete" ]; then
 END
     cat > "$dir/browser" <<END
 #!/bin/sh
-export LD_LIBRARY_PATH="$dir/root/usr/lib/$(uname -m)-linux-gnu:$dir/root/usr/lib/$(uname -m)-linux-gnu/pulseaudio"
+export LD_LIBRARY_PATH="$dir/unpacked/usr/lib/$(uname -m)-linux-gnu:$dir/unpacked/usr/lib/$(uname -m)-linux-gnu/pulseaudio"
 export FONTCONFIG_FILE="$dir/fonts.conf"
-exec "$dir/root/usr/lib/chromium/chromium-headless-shell" "\$@"
+exec "$dir/unpacked/usr/lib/chromium/chromium-headless-shell" "\$@"
 END
     chmod +x "$dir/browser"
     "$dir/browser" --version >&2 || fail "the browser in $dir does not start; look at its errors above"

@@ -15,7 +15,7 @@ use cupscale::{
     pipeline::Defaults,
     weights::{
         LlavaFiles, QuantType,
-        registry::{Kind, ResolvedModel, Store},
+        registry::{Kind, ResolvedModel, Store, resolve_kind},
     },
 };
 use pyo3::prelude::*;
@@ -23,7 +23,6 @@ use pyo3::prelude::*;
 use crate::{
     errors::{Class, Failure},
     keywords::{Fault, Keywords, integer, named, number, path, text},
-    model::{known_name, resolve},
     values,
 };
 
@@ -125,7 +124,7 @@ impl Llava {
 
     fn open(self, devices: &[Device]) -> Result<Arc<dyn Captioner>, Failure> {
         let model = match &self.model {
-            Some(name) => resolve(name, Kind::Captioner)?,
+            Some(name) => resolve_kind(name, Kind::Captioner)?,
             None => only_installed()?,
         };
         let files = match self.mmproj.as_ref().or(model.mmproj.as_ref()) {
@@ -139,7 +138,7 @@ impl Llava {
         let folder = if self.is_cached { CaptionCache::default_folder() } else { None };
         let cache = CaptionCache::new(folder);
         let (first, others) = devices.split_first().unwrap_or((&Device::Cpu, &[]));
-        let name = known_name(&model);
+        let name = model.known_name();
         let captioner = LlavaCaptioner::new(files, name, self.settings, first, cache)?;
         Ok(Arc::new(captioner.with_others(others)))
     }

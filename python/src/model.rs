@@ -10,7 +10,7 @@ use cupscale::{
     pipeline::{Engine, FirstEnlarger, ModelDefaults},
     weights::{
         EnlargerFiles, LoraScale, ModelFiles, ModelSource, QuantType,
-        registry::{self, Kind, ModelError, ResolvedModel, RunDefaults},
+        registry::{self, Kind, ModelError, RunDefaults, resolve_kind},
     },
 };
 use pyo3::{prelude::*, types::PyDict};
@@ -63,8 +63,8 @@ impl Choice {
         controls: &Controls,
     ) -> Result<(ModelFiles, Option<(String, RunDefaults)>), Failure> {
         let named = self.model.as_deref().filter(|name| !is_own(name));
-        let resolved = named.map(|name| resolve(name, Kind::Diffusion)).transpose()?;
-        let own_vae = self.vae.as_deref().map(|name| resolve(name, Kind::Vae)).transpose()?;
+        let resolved = named.map(|name| resolve_kind(name, Kind::Diffusion)).transpose()?;
+        let own_vae = self.vae.as_deref().map(|name| resolve_kind(name, Kind::Vae)).transpose()?;
         let own_vae = own_vae.map(|vae| vae.weights);
         let (source, manifest) = match &resolved {
             Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
@@ -85,16 +85,15 @@ impl Choice {
             files = files.with_lora(path, scale.clone())?;
         }
         for LoraArg { path, scale } in &self.loras {
-            let lora = resolve(path.as_os_str(), Kind::Lora)?;
+            let lora = resolve_kind(path.as_os_str(), Kind::Lora)?;
             files = files.with_lora(&lora.weights, scale.clone())?;
         }
         for EmbeddingArg { path, name } in &self.embeddings {
             files = files.with_embedding(path, name.as_deref())?;
         }
         for name in controls.models() {
-            let control = resolve(name, Kind::Control)?;
-            let known = known_name(&control);
-            files = files.with_control(&control.weights, known)?;
+            let control = resolve_kind(name, Kind::Control)?;
+            files = files.with_control(&control.weights, control.known_name())?;
         }
         if let Some(quant) = self.quantize {
             files = files.quantized(quant);
@@ -111,7 +110,7 @@ impl Choice {
         let Some(name) = self.first.as_deref().filter(|name| *name != values::LANCZOS) else {
             return Ok(None);
         };
-        let model = resolve(name, Kind::Enlarger)?;
+        let model = resolve_kind(name, Kind::Enlarger)?;
         let files = EnlargerFiles::open(&model.weights)?;
         let files = if model.kind.is_some() { files.with_name(model.name) } else { files };
         Ok(Some(Arc::new(FirstEnlarger::new(files)?)))
@@ -131,37 +130,6 @@ pub fn with_manifest(
         .and_then(serde_json::from_value::<ModelDefaults>)
         .map_err(|error| ModelError::Manifest { file: name.clone(), reason: error.to_string() })?;
     Ok(engine.with_manifest(name, defaults)?)
-}
-
-/// Resolves a path or a model name; a named model must be of kind `wanted`.
-///
-/// # Errors
-/// A name that nothing has, a model of another kind.
-pub fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, Failure> {
-    let model = registry::resolve(name)?;
-    match model.kind {
-        Some(kind) if kind != wanted => Err(Failure::new(
-            Class::Model,
-            format!(
-                "{}: a model of kind {}, where one of kind {} is wanted",
-                model.name,
-                kind.name(),
-                wanted.name()
-            ),
-        )),
-        _ => Ok(model),
-    }
-}
-
-/// The name of an installed model, or that of its file.
-pub fn known_name(model: &ResolvedModel) -> String {
-    match model.kind {
-        Some(_) => model.name.clone(),
-        None => {
-            let path = &model.weights;
-            path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-        }
-    }
 }
 
 /// `true` for the embedded model's name, where nothing else has it.

@@ -11,13 +11,12 @@ use cupscale::{
     pipeline::Error,
     weights::{
         LlavaFiles,
-        registry::{Kind, ResolvedModel, Store},
+        registry::{Kind, ResolvedModel, Store, resolve_kind},
     },
 };
 
 use super::{
     args::{CaptionEngineArg, CaptionerArg, ContentArgs, LlavaArgs},
-    engine::resolve,
     error::CliError,
 };
 
@@ -71,7 +70,7 @@ fn mistralrs(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>,
 
 fn builtin(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>, CliError> {
     let model = match &args.caption_model {
-        Some(name) => resolve(name, Kind::Captioner)?,
+        Some(name) => resolve_kind(name, Kind::Captioner)?,
         None => only_installed()?,
     };
     let mmproj = args.caption_mmproj.as_ref().or(model.mmproj.as_ref());
@@ -83,10 +82,7 @@ fn builtin(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>, C
     if let Some(quant) = args.caption_quantize {
         files = files.quantized(quant);
     }
-    let name = match model.kind {
-        Some(_) => model.name,
-        None => model.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-    };
+    let name = model.known_name();
     let cache = CaptionCache::new(args.cache_folder());
     let (first, others) = devices.split_first().unwrap_or((&Device::Cpu, &[]));
     let captioner = LlavaCaptioner::new(files, name, args.settings(), first, cache);

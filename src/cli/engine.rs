@@ -13,7 +13,7 @@ use cupscale::{
     pipeline::{Engine, Error, FirstEnlarger, ModelDefaults},
     weights::{
         EnlargerFiles, ModelFiles, ModelSource,
-        registry::{self, Kind, ModelError, ResolvedModel, RunDefaults, Store},
+        registry::{self, Kind, ModelError, RunDefaults, Store, resolve_kind},
     },
 };
 
@@ -43,13 +43,8 @@ pub fn load(
         files = files.with_embedding(path, name.as_deref()).map_err(Error::from)?;
     }
     for ControlArg { name, .. } in controls {
-        let control = resolve(name, Kind::Control)?;
-        let path = &control.weights;
-        let known = match control.kind {
-            Some(_) => control.name,
-            None => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-        };
-        files = files.with_control(path, known).map_err(Error::from)?;
+        let control = resolve_kind(name, Kind::Control)?;
+        files = files.with_control(&control.weights, control.known_name()).map_err(Error::from)?;
     }
     if let Some(quant) = args.quantize {
         files = files.quantized(quant);
@@ -80,7 +75,7 @@ pub fn first(name: &OsStr) -> Result<Option<Arc<FirstEnlarger>>, CliError> {
     if name == values::LANCZOS {
         return Ok(None);
     }
-    let model = resolve(name, Kind::Enlarger)?;
+    let model = resolve_kind(name, Kind::Enlarger)?;
     let files = EnlargerFiles::open(&model.weights).map_err(Error::from)?;
     let files = if model.kind.is_some() { files.with_name(model.name) } else { files };
     Ok(Some(Arc::new(FirstEnlarger::new(files).map_err(Error::from)?)))
@@ -102,8 +97,9 @@ pub fn files(
     loras: &[LoraArg],
 ) -> Result<(ModelFiles, Option<(String, RunDefaults)>), CliError> {
     let job = |error| CliError::from(Error::from(error));
-    let resolved = model.map(|name| resolve(name, Kind::Diffusion)).transpose()?;
-    let own_vae = own.vae.map(|name| resolve(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
+    let resolved = model.map(|name| resolve_kind(name, Kind::Diffusion)).transpose()?;
+    let own_vae =
+        own.vae.map(|name| resolve_kind(name, Kind::Vae)).transpose()?.map(|vae| vae.weights);
     let (source, manifest) = match &resolved {
         Some(model) => (ModelSource::Path(model.weights.clone()), Some(model)),
         None => (own_model()?, None),
@@ -122,7 +118,7 @@ pub fn files(
         files = files.with_lora(path, scale.clone()).map_err(job)?;
     }
     for LoraArg { path, scale } in loras {
-        let lora = resolve(path.as_os_str(), Kind::Lora)?;
+        let lora = resolve_kind(path.as_os_str(), Kind::Lora)?;
         files = files.with_lora(&lora.weights, scale.clone()).map_err(job)?;
     }
     let named = resolved.filter(|model| model.kind.is_some());
@@ -155,7 +151,8 @@ fn tagged(args: &ModelArgs, LoraTag { name, tag, .. }: &LoraTag) -> Result<PathB
     if store.manifest(name).ok().flatten().is_some_and(|entry| entry.kind == Kind::Lora) {
         return Ok(name.into());
     }
-    let model = args.model.as_deref().map(|model| resolve(model, Kind::Diffusion)).transpose()?;
+    let model =
+        args.model.as_deref().map(|model| resolve_kind(model, Kind::Diffusion)).transpose()?;
     let beside = model.as_ref().and_then(|model| model.weights.parent());
     let beside = beside.map(|folder| match folder.as_os_str().is_empty() {
         true => Path::new("."),
@@ -184,18 +181,4 @@ fn own_model() -> Result<ModelSource, CliError> {
 fn own_model() -> Result<ModelSource, CliError> {
     let reason = "this build has no model of its own: name one with --model";
     Err(CliError::Usage(reason.to_owned()))
-}
-
-/// Resolves a path or a model name; a named model must be of kind `wanted`.
-pub fn resolve(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, CliError> {
-    let model = registry::resolve(name)?;
-    match model.kind {
-        Some(kind) if kind != wanted => Err(CliError::Usage(format!(
-            "{}: a model of kind {}, where one of kind {} is wanted",
-            model.name,
-            kind.name(),
-            wanted.name()
-        ))),
-        _ => Ok(model),
-    }
 }

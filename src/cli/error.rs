@@ -76,6 +76,7 @@ impl CliError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_)
+            | Self::Models(ModelError::WrongKind { .. })
             | Self::Job(
                 Error::OtherJob { .. }
                 | Error::NothingToResume { .. }

@@ -120,21 +120,21 @@ impl Cell {
         let saved = saved.clone();
         JobView {
             id: saved.id,
-            kind: saved.kind,
-            name: saved.name,
+            kind: saved.job.kind,
+            name: saved.job.name,
             state: saved.state,
             ahead: live.ahead,
             progress,
-            width: saved.size.0,
-            height: saved.size.1,
-            source_width: saved.source.0,
-            source_height: saved.source.1,
-            format: saved.format,
+            width: saved.job.size.0,
+            height: saved.job.size.1,
+            source_width: saved.job.source.0,
+            source_height: saved.job.source.1,
+            format: saved.job.format,
             bytes: saved.bytes,
             seconds: saved.seconds,
-            model: saved.model,
-            settings: saved.settings,
-            notes: saved.notes,
+            model: saved.job.model,
+            settings: saved.job.settings,
+            notes: saved.job.notes,
             error: saved.error,
             has_preview: live.preview.is_some(),
             has_captions: live.has_captions,
@@ -183,7 +183,7 @@ impl Cell {
     /// A note for the user, once.
     pub fn note(&self, text: String) {
         let mut inner = self.lock();
-        let notes = &mut inner.0.notes;
+        let notes = &mut inner.0.job.notes;
         if notes.len() >= NOTES || notes.contains(&text) {
             return;
         }

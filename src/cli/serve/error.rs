@@ -1,5 +1,7 @@
 //! Errors as the API tells them: a status, a kind for programs, and one line for people.
 
+use std::io;
+
 use axum::{
     Json,
     http::{StatusCode, header},
@@ -106,6 +108,24 @@ impl Refusal {
     /// There is no job of that name.
     pub fn no_job() -> Self {
         Self::new(Kind::NotFound, "there is no job with this id")
+    }
+
+    /// No more jobs are taken.
+    pub fn stopping() -> Self {
+        let message = "the server is about to end; its jobs go on when it is started again";
+        Self::new(Kind::Stopping, message)
+    }
+
+    /// The disk takes nothing.
+    pub fn disk(error: &io::Error) -> Self {
+        let reason = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "is full",
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "cannot be written to"
+            }
+            _ => "does not take the files of the job",
+        };
+        Self::new(Kind::Disk, format!("the disk of the server {reason}"))
     }
 }
 

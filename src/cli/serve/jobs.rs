@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs, io, mem,
+    fs, mem,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
@@ -115,7 +115,7 @@ impl Jobs {
         {
             let mut queue = self.lock();
             if queue.is_stopping {
-                return Err(stopping());
+                return Err(Refusal::stopping());
             }
             if queue.waiting.len() + queue.drafts >= self.limits.waiting {
                 let waiting = self.limits.waiting;
@@ -126,7 +126,7 @@ impl Jobs {
         }
         // From here on the place is given back when this is dropped.
         let mut draft = Draft { jobs: Arc::clone(self), folder: None };
-        draft.folder = Some(self.store.draft().map_err(|error| disk(&error))?);
+        draft.folder = Some(self.store.draft().map_err(|error| Refusal::disk(&error))?);
         Ok(draft)
     }
 
@@ -148,13 +148,13 @@ impl Jobs {
     fn adopt(&self, folder: &DraftFolder, accepted: Accepted) -> Result<JobView, Refusal> {
         let saved = Saved::new(folder.id.clone(), accepted);
         // Those who ask do not wait for the disk.
-        folder.complete(&saved).map_err(|error| disk(&error))?;
+        folder.complete(&saved).map_err(|error| Refusal::disk(&error))?;
         let cell = Arc::new(Cell::new(saved.clone(), false));
         let mut queue = self.lock();
         if queue.is_stopping {
-            return Err(stopping());
+            return Err(Refusal::stopping());
         }
-        self.store.adopt(folder).map_err(|error| disk(&error))?;
+        self.store.adopt(folder).map_err(|error| Refusal::disk(&error))?;
         queue.jobs.insert(saved.id, Arc::clone(&cell));
         queue.waiting.push_back(Arc::clone(&cell));
         queue.number();
@@ -173,7 +173,7 @@ impl Jobs {
         let captions = new.captions.map(Bytes::from);
         for (name, bytes) in [(INPUT, Some(new.picture)), (MASK, new.mask), (GIVEN, captions)] {
             if let Some(bytes) = bytes {
-                fs::write(draft.file(name), bytes).map_err(|error| disk(&error))?;
+                fs::write(draft.file(name), bytes).map_err(|error| Refusal::disk(&error))?;
             }
         }
         let NewJob { kind, name, settings, output, model, most_seconds, is_kept, .. } = new;
@@ -272,8 +272,8 @@ impl Jobs {
         }
         Ok(ResultFile {
             path: self.store.file(id, &saved.result_file()),
-            media_type: accept::media_type(&saved.format).to_owned(),
-            name: saved.result_name,
+            media_type: accept::media_type(&saved.job.format).to_owned(),
+            name: saved.job.result_name,
         })
     }
 
@@ -288,7 +288,7 @@ impl Jobs {
             let message = "the picture of this job is not kept: it was cancelled";
             return Err(Refusal::new(Kind::NotFound, message));
         }
-        Ok(ResultFile { path, media_type: saved.input_type, name: saved.name })
+        Ok(ResultFile { path, media_type: saved.job.input_type, name: saved.job.name })
     }
 
     /// The captions of a job's regions.
@@ -445,11 +445,7 @@ impl Drop for Draft {
     fn drop(&mut self) {
         self.jobs.lock().drafts -= 1;
         let Some(folder) = self.folder.take() else { return };
-        // A client that goes away drops it on a thread that must not wait for a disk.
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || folder.remove())),
-            Err(_) => folder.remove(),
-        }
+        apart(move || folder.remove());
     }
 }
 
@@ -474,28 +470,14 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         let (jobs, id) = (Arc::clone(&self.jobs), mem::take(&mut self.id));
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || jobs.forsake(&id))),
-            Err(_) => jobs.forsake(&id),
-        }
+        apart(move || jobs.forsake(&id));
     }
 }
 
-fn stopping() -> Refusal {
-    Refusal::new(
-        Kind::Stopping,
-        "the server is about to end; its jobs go on when it is started again",
-    )
-}
-
-/// The refusal where the disk takes nothing.
-pub fn disk(error: &io::Error) -> Refusal {
-    let reason = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "is full",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "cannot be written to"
-        }
-        _ => "does not take the files of the job",
-    };
-    Refusal::new(Kind::Disk, format!("the disk of the server {reason}"))
+/// Does what waits for a disk beside the threads that answer, on which a client that goes away drops what was its own.
+fn apart(work: impl FnOnce() + Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
 }

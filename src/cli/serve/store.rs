@@ -7,7 +7,7 @@
 //! ID/input, ID/mask     as they were sent
 //! ID/given.json         captions as they were sent
 //! ID/captions.json      captions as the job uses them, once they are known
-//! ID/work/              unfinished work
+//! ID/work               folder of unfinished work
 //! ID/result.EXT         the result, complete or not there
 //! gone-…/               a job that is being removed
 //! ```
@@ -59,9 +59,22 @@ const LARGEST: u64 = 16 << 20;
 pub struct Saved {
     version: u32,
     pub id: String,
+    #[serde(flatten)]
+    pub job: Accepted,
+    pub state: State,
+    pub bytes: Option<u64>,
+    pub seconds: Option<f64>,
+    pub error: Option<Refusal>,
+    pub created: f64,
+    pub started: Option<f64>,
+    pub ended: Option<f64>,
+}
+
+/// What a job is when it is accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Accepted {
     pub kind: Kind,
     pub name: String,
-    pub state: State,
     /// Kept after a restart.
     pub is_kept: bool,
     pub settings: Map<String, Value>,
@@ -78,58 +91,20 @@ pub struct Saved {
     pub format: String,
     /// Name of the result for whoever fetches it.
     pub result_name: String,
-    pub bytes: Option<u64>,
-    pub seconds: Option<f64>,
-    pub notes: Vec<String>,
-    pub error: Option<Refusal>,
-    pub created: f64,
-    pub started: Option<f64>,
-    pub ended: Option<f64>,
-}
-
-/// What a job is when it is accepted.
-pub struct Accepted {
-    pub kind: Kind,
-    pub name: String,
-    pub is_kept: bool,
-    pub settings: Map<String, Value>,
-    pub output: OutputForm,
-    pub model: String,
-    pub most_seconds: Option<f64>,
-    pub has_mask: bool,
-    pub has_given: bool,
-    pub source: (u32, u32),
-    pub size: (u32, u32),
-    pub input_type: String,
-    pub format: String,
-    pub result_name: String,
+    /// What its sender is told; more comes while it runs.
     pub notes: Vec<String>,
 }
 
 impl Saved {
     /// A job that waits.
-    pub fn new(id: String, of: Accepted) -> Self {
+    pub fn new(id: String, job: Accepted) -> Self {
         Self {
             version: VERSION,
             id,
-            kind: of.kind,
-            name: of.name,
+            job,
             state: State::Waiting,
-            is_kept: of.is_kept,
-            settings: of.settings,
-            output: of.output,
-            model: of.model,
-            most_seconds: of.most_seconds,
-            has_mask: of.has_mask,
-            has_given: of.has_given,
-            source: of.source,
-            size: of.size,
-            input_type: of.input_type,
-            format: of.format,
-            result_name: of.result_name,
             bytes: None,
             seconds: None,
-            notes: of.notes,
             error: None,
             created: now(),
             started: None,
@@ -139,7 +114,7 @@ impl Saved {
 
     /// Name of the result in the job's folder.
     pub fn result_file(&self) -> String {
-        let format = self.format.parse::<Format>().ok();
+        let format = self.job.format.parse::<Format>().ok();
         format!("result.{}", format.map_or("json", Format::extension))
     }
 }
@@ -308,7 +283,7 @@ impl Store {
                 continue;
             }
             match self.read(name) {
-                Ok(saved) if !saved.is_kept => self.remove(name),
+                Ok(saved) if !saved.job.is_kept => self.remove(name),
                 Ok(saved) => jobs.push(saved),
                 Err(reason) => {
                     notes.push(format!(
@@ -443,7 +418,7 @@ mod tests {
         let root = folder.path().join("jobs");
         let store = Store::open(Some(root.clone())).unwrap();
         let waiting = add(&store, |_| {});
-        let passing = add(&store, |saved| saved.is_kept = false);
+        let passing = add(&store, |saved| saved.job.is_kept = false);
         let lost = add(&store, |saved| saved.state = State::Done);
         let half = store.draft().unwrap();
         let damaged = add(&store, |_| {});

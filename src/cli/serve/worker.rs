@@ -30,7 +30,7 @@ pub fn run(jobs: &Jobs) {
         let result = catch_unwind(AssertUnwindSafe(|| perform(jobs, &cell, &saved)));
         let folder = jobs.store.folder(&saved.id);
         let failed = |kind, text: &str| {
-            let text = jobs.host.words.of_job(text, &folder, &saved.name);
+            let text = jobs.host.words.of_job(text, &folder, &saved.job.name);
             (State::Failed, Some(Refusal::new(kind, text)))
         };
         let (state, error) = match (result, cell.stop()) {
@@ -62,31 +62,32 @@ pub fn run(jobs: &Jobs) {
 fn perform(jobs: &Jobs, cell: &Cell, saved: &Saved) -> Result<(), CliError> {
     let begun = Instant::now();
     let folder = jobs.store.folder(&saved.id);
-    let note = |text: &str| cell.note(jobs.host.words.of_job(text, &folder, &saved.name));
-    let model = jobs.host.load(&saved.model, note)?;
-    let parts = accept::parts(|name| folder.join(name), saved.has_mask, saved.has_given);
-    let (job, mut settings) = request::resolve(&model.loaded(), &saved.settings, parts)?;
-    settings.jpeg_quality = request::quality(&saved.output)?.unwrap_or(settings.jpeg_quality);
+    let note = |text: &str| cell.note(jobs.host.words.of_job(text, &folder, &saved.job.name));
+    let model = jobs.host.load(&saved.job.model, note)?;
+    let parts = accept::parts(|name| folder.join(name), saved.job.has_mask, saved.job.has_given);
+    let (job, mut settings) = request::resolve(&model.loaded(), &saved.job.settings, parts)?;
+    settings.jpeg_quality = request::quality(&saved.job.output)?.unwrap_or(settings.jpeg_quality);
     if cell.stop().is_some() || jobs.is_stopping() {
         return Err(Error::Interrupted(None).into());
     }
     let engine = &model.engine;
-    let asked = saved.most_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let asked =
+        saved.job.most_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let most = [asked, jobs.limits.time].into_iter().flatten().min();
     let deadline = most.and_then(|most| begun.checked_add(most));
-    let of_job = (&*folder, &*saved.name);
+    let of_job = (&*folder, &*saved.job.name);
     let mut report = Report::new((jobs, cell), of_job, (engine, &settings), deadline);
     let picture = read((engine, &settings), &job, &folder)?;
     let output = Output::Path(folder.join(saved.result_file()));
-    match saved.kind {
+    match saved.job.kind {
         JobKind::Upscale => {
-            let format: Format = saved.format.parse().map_err(|_| {
-                CliError::Server(format!("{}: no format of a result", saved.format))
+            let format: Format = saved.job.format.parse().map_err(|_| {
+                CliError::Server(format!("{}: no format of a result", saved.job.format))
             })?;
-            let resume = if saved.is_kept { Resume::Auto } else { Resume::Disabled };
+            let resume = if saved.job.is_kept { Resume::Auto } else { Resume::Disabled };
             // What is not kept has files without names, which need the folder to be there.
             let work = jobs.store.work(&saved.id);
-            let folder = if saved.is_kept { work } else { folder.clone() };
+            let folder = if saved.job.is_kept { work } else { folder.clone() };
             let work = WorkOptions { folder: Some(folder), resume };
             pipeline::upscale(engine, &picture, &output, format, &settings, &work, &mut report)?;
         }

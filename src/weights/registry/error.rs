@@ -18,6 +18,8 @@ pub enum ModelError {
     Unknown { name: String, close: Vec<String> },
     #[error("{name}: not downloaded yet ({size}, licence {licence})")]
     NotInstalled { name: String, size: String, licence: String },
+    #[error("{name}: a model of kind {kind}, where one of kind {wanted} is wanted")]
+    WrongKind { name: String, kind: &'static str, wanted: &'static str },
     #[error("{name}: not installed")]
     NothingToRemove { name: String },
     #[error("{name}: {file} is missing")]

@@ -28,6 +28,6 @@ use known::Registry;
 pub use list::{Listed, State, list};
 pub use pull::{PullReport, pull};
 pub use remove::{RemoveReport, remove};
-pub use resolve::{ResolvedModel, resolve};
+pub use resolve::{ResolvedModel, resolve, resolve_kind};
 pub use store::Store;
 pub use verify::{BadFile, Fault, VerifyReport, verify};

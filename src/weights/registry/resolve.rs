@@ -45,6 +45,37 @@ pub fn resolve(name: &OsStr) -> Result<ResolvedModel, ModelError> {
     Store::open()?.resolve(name)
 }
 
+/// Resolves a path or a name, which must be of a model of the kind that is wanted. What is at a path tells its kind when it
+/// is read.
+///
+/// # Errors
+/// As [`resolve`], and an installed model of another kind.
+pub fn resolve_kind(name: &OsStr, wanted: Kind) -> Result<ResolvedModel, ModelError> {
+    let model = resolve(name)?;
+    match model.kind {
+        Some(kind) if kind != wanted => Err(ModelError::WrongKind {
+            name: model.name,
+            kind: kind.name(),
+            wanted: wanted.name(),
+        }),
+        _ => Ok(model),
+    }
+}
+
+impl ResolvedModel {
+    /// The name of an installed model, or that of its file: without the folders that it lies in.
+    #[must_use]
+    pub fn known_name(&self) -> String {
+        match self.kind {
+            Some(_) => self.name.clone(),
+            None => {
+                let path = &self.weights;
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
 fn from_path(path: &Path) -> ResolvedModel {
     ResolvedModel {
         name: path.display().to_string(),

@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
     get,
     path = "/v1/jobs/{id}/events",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 200, description = "Events", body = serde_json::Value, content_type = "text/event-stream"),
         (status = 404, description = "No such job", body = super::super::error::ErrorBody),
@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 )]
 pub async fn events(
     State(served): State<Arc<Served>>,
-    JobId(id): JobId,
+    JobId { id }: JobId,
 ) -> Result<Sse<impl tokio_stream::Stream<Item = Result<Event, Infallible>>>, Refusal> {
     let watch = served.jobs.watch(&id).ok_or_else(Refusal::no_job)?;
     let (sender, receiver) = mpsc::channel(1);

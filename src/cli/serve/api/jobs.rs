@@ -105,7 +105,7 @@ pub async fn create(
     get,
     path = "/v1/jobs/{id}",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 200, description = "The job", body = JobView),
         (status = 404, description = "No such job", body = ErrorBody),
@@ -113,7 +113,7 @@ pub async fn create(
 )]
 pub async fn show(
     State(served): State<Arc<Served>>,
-    JobId(id): JobId,
+    JobId { id }: JobId,
 ) -> Result<Json<JobView>, Refusal> {
     served.jobs.view(&id).map(Json).ok_or_else(Refusal::no_job)
 }
@@ -125,14 +125,17 @@ pub async fn show(
     delete,
     path = "/v1/jobs/{id}",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 202, description = "It is cancelled, or ends at its next batch", body = JobView),
         (status = 204, description = "It is removed"),
         (status = 404, description = "No such job", body = ErrorBody),
     )
 )]
-pub async fn end(State(served): State<Arc<Served>>, JobId(id): JobId) -> Result<Response, Refusal> {
+pub async fn end(
+    State(served): State<Arc<Served>>,
+    JobId { id }: JobId,
+) -> Result<Response, Refusal> {
     aside(move || {
         let jobs = &served.jobs;
         let view = jobs.view(&id).ok_or_else(Refusal::no_job)?;
@@ -152,7 +155,7 @@ pub async fn end(State(served): State<Arc<Served>>, JobId(id): JobId) -> Result<
     get,
     path = "/v1/jobs/{id}/result",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 200, description = "The result", content(
             (String = "image/png"), (String = "image/jpeg"), (String = "image/webp"), (String = "image/tiff"),
@@ -166,7 +169,7 @@ pub async fn end(State(served): State<Arc<Served>>, JobId(id): JobId) -> Result<
 )]
 pub async fn result(
     State(served): State<Arc<Served>>,
-    JobId(id): JobId,
+    JobId { id }: JobId,
 ) -> Result<Response, Refusal> {
     files::send(served.jobs.result(&id)?, true).await
 }
@@ -179,7 +182,7 @@ pub async fn result(
     get,
     path = "/v1/jobs/{id}/preview",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 200, description = "The last preview", body = String, content_type = "image/jpeg"),
         (status = 404, description = "No such job, or no preview", body = ErrorBody),
@@ -187,7 +190,7 @@ pub async fn result(
 )]
 pub async fn preview(
     State(served): State<Arc<Served>>,
-    JobId(id): JobId,
+    JobId { id }: JobId,
 ) -> Result<Response, Refusal> {
     let jpeg = served.jobs.preview(&id).ok_or_else(|| match served.jobs.view(&id) {
         Some(_) => Refusal::new(Kind::NotFound, "there is no preview of this job"),
@@ -201,7 +204,7 @@ pub async fn preview(
     get,
     path = "/v1/jobs/{id}/input",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 200, description = "The picture", content(
             (String = "image/png"), (String = "image/jpeg"), (String = "image/webp"), (String = "image/tiff"),
@@ -215,7 +218,7 @@ pub async fn preview(
 )]
 pub async fn input(
     State(served): State<Arc<Served>>,
-    JobId(id): JobId,
+    JobId { id }: JobId,
 ) -> Result<Response, Refusal> {
     files::send(served.jobs.input(&id)?, true).await
 }
@@ -228,7 +231,7 @@ pub async fn input(
     get,
     path = "/v1/jobs/{id}/captions",
     tag = "jobs",
-    params(("id" = String, Path, description = "Id of a job", pattern = "^[0-9a-f]{32}$")),
+    params(JobId),
     responses(
         (status = 200, description = "The captions", body = serde_json::Value, content_type = "application/json"),
         (status = 404, description = "No such job, or they are not known", body = ErrorBody),
@@ -236,7 +239,7 @@ pub async fn input(
 )]
 pub async fn captions(
     State(served): State<Arc<Served>>,
-    JobId(id): JobId,
+    JobId { id }: JobId,
 ) -> Result<Response, Refusal> {
     files::send(served.jobs.captions(&id)?, false).await
 }

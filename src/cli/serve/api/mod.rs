@@ -13,6 +13,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use tokio::task::spawn_blocking;
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -51,14 +52,20 @@ pub async fn aside<T: Send + 'static>(
 }
 
 /// The id of a job in an address. What cannot be one is none that is known.
-pub struct JobId(pub String);
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct JobId {
+    /// Id of a job
+    #[param(pattern = "^[0-9a-f]{32}$")]
+    pub id: String,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for JobId {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         match Path::<String>::from_request_parts(parts, state).await {
-            Ok(Path(id)) if is_id(&id) => Ok(Self(id)),
+            Ok(Path(id)) if is_id(&id) => Ok(Self { id }),
             _ => Err(Refusal::no_job()),
         }
     }

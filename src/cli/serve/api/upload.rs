@@ -22,7 +22,7 @@ use super::{
     super::{
         accept::Order,
         error::{Kind, Refusal},
-        jobs::{Draft, disk},
+        jobs::Draft,
         linger::linger,
         served::Served,
         store::{GIVEN, INPUT, MASK},
@@ -167,13 +167,13 @@ async fn save(
     pace: &mut Pace,
     broken: impl Fn(MultipartError) -> Refusal,
 ) -> Result<(), Refusal> {
-    let file = File::create(draft.file(name)).await.map_err(|error| disk(&error))?;
+    let file = File::create(draft.file(name)).await.map_err(|error| Refusal::disk(&error))?;
     let mut file = BufWriter::with_capacity(BLOCK, file);
     while let Some(bytes) = chunk(&mut part, pace, &broken).await? {
-        file.write_all(&bytes).await.map_err(|error| disk(&error))?;
+        file.write_all(&bytes).await.map_err(|error| Refusal::disk(&error))?;
     }
     // Written before anybody reads it.
-    file.shutdown().await.map_err(|error| disk(&error))
+    file.shutdown().await.map_err(|error| Refusal::disk(&error))
 }
 
 /// The text of a part.
