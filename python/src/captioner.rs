@@ -1,6 +1,6 @@
 //! The captioner of an engine: what can be measured, the prompt alone, or a LLaVA model.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use cupscale::{
     candle::Device,
@@ -13,15 +13,12 @@ use cupscale::{
     },
     model::llava::TokenSampling,
     pipeline::Defaults,
-    weights::{
-        LlavaFiles, QuantType,
-        registry::{Kind, ResolvedModel, Store, resolve_kind},
-    },
+    weights::CaptionerChoice,
 };
 use pyo3::prelude::*;
 
 use crate::{
-    errors::{Class, Failure},
+    errors::Failure,
     keywords::{Fault, Keywords, integer, named, number, path, text},
     values,
 };
@@ -49,9 +46,7 @@ pub enum Choice {
 /// The model that is asked, and how.
 #[derive(Debug)]
 pub struct Llava {
-    model: Option<OsString>,
-    mmproj: Option<PathBuf>,
-    quantize: Option<QuantType>,
+    model: CaptionerChoice,
     settings: LlavaSettings,
     is_cached: bool,
 }
@@ -107,9 +102,11 @@ impl Llava {
         let rows = keywords.get("caption_batch", |value| integer(value, 1..=1024))?;
         let sampling = temperature.filter(|temperature| *temperature > 0.0);
         Ok(Self {
-            model: keywords.get("caption_model", |value| Ok(path(value)?.into_os_string()))?,
-            mmproj: keywords.get("caption_mmproj", path)?,
-            quantize: keywords.get("caption_quantize", named)?,
+            model: CaptionerChoice {
+                model: keywords.get("caption_model", |value| Ok(path(value)?.into_os_string()))?,
+                mmproj: keywords.get("caption_mmproj", path)?,
+                quantize: keywords.get("caption_quantize", named)?,
+            },
             settings: LlavaSettings {
                 sampling: sampling.map(|temperature| TokenSampling {
                     temperature,
@@ -123,43 +120,11 @@ impl Llava {
     }
 
     fn open(self, devices: &[Device]) -> Result<Arc<dyn Captioner>, Failure> {
-        let model = match &self.model {
-            Some(name) => resolve_kind(name, Kind::Captioner)?,
-            None => only_installed()?,
-        };
-        let files = match self.mmproj.as_ref().or(model.mmproj.as_ref()) {
-            Some(mmproj) => LlavaFiles::open_gguf(&model.weights, mmproj),
-            None => LlavaFiles::open(&model.weights),
-        };
-        let mut files = files?;
-        if let Some(quant) = self.quantize {
-            files = files.quantized(quant);
-        }
+        let (files, name) = self.model.open()?;
         let folder = if self.is_cached { CaptionCache::default_folder() } else { None };
         let cache = CaptionCache::new(folder);
         let (first, others) = devices.split_first().unwrap_or((&Device::Cpu, &[]));
-        let name = model.known_name();
         let captioner = LlavaCaptioner::new(files, name, self.settings, first, cache)?;
         Ok(Arc::new(captioner.with_others(others)))
-    }
-}
-
-/// The one captioner that is installed.
-fn only_installed() -> Result<ResolvedModel, Failure> {
-    let store = Store::open()?;
-    let captioners = store.manifests()?.into_iter().filter(|entry| entry.kind == Kind::Captioner);
-    let names: Vec<String> = captioners.map(|entry| entry.name).collect();
-    let refuse = |reason: String| Err(Failure::new(Class::Model, reason));
-    match names.as_slice() {
-        [name] => Ok(store.resolve(name.as_ref())?),
-        [] => refuse(
-            "captioner=\"llava\": no such model is installed: cupscale-fast models pull llava-1.5-7b, or name one \
-             with caption_model="
-                .to_owned(),
-        ),
-        several => refuse(format!(
-            "captioner=\"llava\": choose one of {} with caption_model=",
-            several.join(", ")
-        )),
     }
 }

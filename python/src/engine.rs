@@ -61,9 +61,10 @@ impl Choices {
         })?;
         let precision =
             keywords.get("dtype", |value| values::products(&text(value)?).map_err(Fault::Value))?;
+        let controls = Controls::read(&keywords)?;
         Ok(Self {
-            model: model::Choice::read(&keywords)?,
-            controls: Controls::read(&keywords)?,
+            model: model::Choice::read(&keywords, &controls)?,
+            controls,
             captioner: captioner::Choice::read(&keywords)?,
             devices: keywords.get("device", named)?.unwrap_or_default(),
             precision,
@@ -86,13 +87,12 @@ impl Choices {
         if self.precision.is_some() && !on_cpu {
             log("dtype has no effect on a GPU, which computes in the precision that it is fast in");
         }
-        let (files, manifest) = self.model.files(&self.controls)?;
-        let files = files.with_precision(self.precision.unwrap_or(MatmulPrecision::F32));
-        files.notes().iter().for_each(|note| log(note));
-        let engine = pipeline::Engine::load_on(&files, &devices)?;
+        let mut chosen = self.model.model.open()?;
+        chosen.files = chosen.files.with_precision(self.precision.unwrap_or(MatmulPrecision::F32));
+        chosen.files.notes().iter().for_each(|note| log(note));
         let describes_with_a_model = self.captioner.is_model();
         Ok(Loaded {
-            engine: model::with_manifest(engine, manifest)?,
+            engine: pipeline::Engine::load_chosen(&chosen, &devices)?,
             first: self.model.first()?,
             loras: self.model.loras,
             controls: self.controls.into_uses(),

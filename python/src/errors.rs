@@ -6,7 +6,7 @@ use cupscale::{
     caption::CaptionError,
     image::ImageError,
     pipeline::Error,
-    weights::{WeightsError, registry::ModelError},
+    weights::{ChoiceError, WeightsError, registry::ModelError},
 };
 use pyo3::{exceptions::PyTypeError, prelude::*, types::PyType};
 
@@ -177,6 +177,24 @@ impl From<WeightsError> for Failure {
 impl From<CaptionError> for Failure {
     fn from(error: CaptionError) -> Self {
         Error::from(error).into()
+    }
+}
+
+impl From<ChoiceError> for Failure {
+    fn from(error: ChoiceError) -> Self {
+        let message = match error {
+            ChoiceError::Model(error) => return error.into(),
+            ChoiceError::Weights(error) => return error.into(),
+            ChoiceError::NoModel => format!("{error}: name one with model="),
+            ChoiceError::NoCaptioner => "captioner=\"llava\": no such model is installed: cupscale-fast models pull llava-1.5-7b, \
+                 or name one with caption_model="
+                .to_owned(),
+            ChoiceError::Captioners(names) => {
+                format!("captioner=\"llava\": choose one of {} with caption_model=", names.join(", "))
+            }
+            error => error.to_string(),
+        };
+        Self::new(Class::Model, message)
     }
 }
 

@@ -9,10 +9,7 @@ use cupscale::{
         llava::LlavaCaptioner, none::PromptOnly,
     },
     pipeline::Error,
-    weights::{
-        LlavaFiles,
-        registry::{Kind, ResolvedModel, Store, resolve_kind},
-    },
+    weights::CaptionerChoice,
 };
 
 use super::{
@@ -69,41 +66,14 @@ fn mistralrs(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>,
 }
 
 fn builtin(args: &LlavaArgs, devices: &[Device]) -> Result<Arc<dyn Captioner>, CliError> {
-    let model = match &args.caption_model {
-        Some(name) => resolve_kind(name, Kind::Captioner)?,
-        None => only_installed()?,
+    let choice = CaptionerChoice {
+        model: args.caption_model.clone(),
+        mmproj: args.caption_mmproj.clone(),
+        quantize: args.caption_quantize,
     };
-    let mmproj = args.caption_mmproj.as_ref().or(model.mmproj.as_ref());
-    let files = match mmproj {
-        Some(mmproj) => LlavaFiles::open_gguf(&model.weights, mmproj),
-        None => LlavaFiles::open(&model.weights),
-    };
-    let mut files = files.map_err(Error::from)?;
-    if let Some(quant) = args.caption_quantize {
-        files = files.quantized(quant);
-    }
-    let name = model.known_name();
+    let (files, name) = choice.open()?;
     let cache = CaptionCache::new(args.cache_folder());
     let (first, others) = devices.split_first().unwrap_or((&Device::Cpu, &[]));
     let captioner = LlavaCaptioner::new(files, name, args.settings(), first, cache);
     Ok(Arc::new(captioner.map_err(Error::from)?.with_others(others)))
-}
-
-/// The one captioner that is installed.
-fn only_installed() -> Result<ResolvedModel, CliError> {
-    let store = Store::open()?;
-    let captioners = store.manifests()?.into_iter().filter(|entry| entry.kind == Kind::Captioner);
-    let names: Vec<String> = captioners.map(|entry| entry.name).collect();
-    match names.as_slice() {
-        [name] => Ok(store.resolve(name.as_ref())?),
-        [] => Err(CliError::Usage(
-            "--captioner llava: no such model is installed; cupscale-fast models pull llava-1.5-7b, or \
-             name one with --caption-model"
-                .to_owned(),
-        )),
-        several => Err(CliError::Usage(format!(
-            "--captioner llava: choose one of {} with --caption-model",
-            several.join(", ")
-        ))),
-    }
 }

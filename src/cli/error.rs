@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use cupscale::{pipeline::Error, weights::registry::ModelError};
+use cupscale::{
+    pipeline::Error,
+    weights::{ChoiceError, registry::ModelError},
+};
 
 use super::integrate::error::IntegrateError;
 
@@ -60,6 +63,26 @@ pub enum CliError {
     #[cfg(feature = "mistralrs")]
     #[error("{VERB}: {0}", VERB = cupscale::caption::mistralrs::VERB)]
     Worker(io::Error),
+}
+
+impl From<ChoiceError> for CliError {
+    fn from(error: ChoiceError) -> Self {
+        match error {
+            ChoiceError::Model(error) => error.into(),
+            ChoiceError::Weights(error) => Error::from(error).into(),
+            ChoiceError::NoModel => Self::Usage(format!("{error}: name one with --model")),
+            ChoiceError::NoCaptioner => Self::Usage(
+                "--captioner llava: no such model is installed; cupscale-fast models pull llava-1.5-7b, or name one with \
+                 --caption-model"
+                    .to_owned(),
+            ),
+            ChoiceError::Captioners(names) => Self::Usage(format!(
+                "--captioner llava: choose one of {} with --caption-model",
+                names.join(", ")
+            )),
+            error => Self::Usage(error.to_string()),
+        }
+    }
 }
 
 impl CliError {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cupscale::{
-    pipeline::{self, Engine, Error, MemoryStage, Plan, Settings, Stage},
+    pipeline::{self, Engine, Error, Plan, Settings, Stage},
     units,
 };
 use serde_json::{Value, json};
@@ -104,44 +104,16 @@ impl PlannedTime {
 
 /// The plan for programs.
 fn to_json(input: &str, output: &str, plan: &Plan, time: &PlannedTime) -> Value {
-    let Plan { geometry, sampling, memory, .. } = plan;
-    let stage = |stage: MemoryStage| stage.to_string().trim().to_owned();
-    let stages =
-        memory.stages.iter().map(|it| json!({"stage": stage(it.stage), "peak": it.peak()}));
-    let seconds = time.stages.iter();
-    let seconds = seconds.map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds}));
-    json!({
-        "input": input,
-        "output": output,
-        "width": geometry.canvas.width,
-        "height": geometry.canvas.height,
-        "regions": geometry.grid.len(),
-        "regions_run": plan.running(),
-        "steps": sampling.steps_run,
-        "sampler": sampling.sampler.name(),
-        "calls": plan.denoiser_calls(),
-        "controls": plan.controls,
-        "vae_tiles": plan.tiles(),
-        "first": plan.first.as_ref().map(|first| json!({
-            "name": first.name,
-            "scale": first.network.scale(),
-            "passes": first.passes.len(),
-        })),
-        "computes_on": plan.computes_on,
-        "devices": plan.devices,
-        "work_bytes": plan.work_bytes(),
-        "memory": {
-            "peak": memory.peak(),
-            "budget": memory.budget,
-            "batch": memory.batch,
-            "tile": memory.tile,
-            "stages": stages.collect::<Vec<_>>(),
-        },
-        "time": {
-            "seconds": time.seconds(),
-            "earlier_jobs": time.jobs,
-            "stages": seconds.collect::<Vec<_>>(),
-            "without": time.without,
-        },
-    })
+    let stages = time.stages.iter();
+    let stages = stages.map(|(stage, seconds)| json!({"stage": stage, "seconds": seconds}));
+    let mut json = plan.to_json();
+    json["input"] = input.into();
+    json["output"] = output.into();
+    json["time"] = json!({
+        "seconds": time.seconds(),
+        "earlier_jobs": time.jobs,
+        "stages": stages.collect::<Vec<_>>(),
+        "without": time.without,
+    });
+    json
 }

@@ -5,12 +5,11 @@ use std::ops::ControlFlow;
 use cupscale::{
     pipeline::Error,
     units,
-    weights::{Summary, WeightsError},
+    weights::{ModelChoice, Summary, WeightsError},
 };
 
 use super::{
     args::QuantizeArgs,
-    engine,
     error::CliError,
     print::print,
     progress::{Reporter, Transfer},
@@ -18,7 +17,8 @@ use super::{
 
 pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
     let mut reporter = Reporter::new(&args.progress.show(false)?);
-    let (files, _) = engine::files(Some(&args.input), &engine::OwnParts::default(), &args.lora)?;
+    let loras = args.lora.iter().cloned().map(Into::into).collect();
+    let files = ModelChoice { loras, ..ModelChoice::of(args.input.clone()) }.open()?.files;
     files.notes().iter().for_each(|note| reporter.tell(note));
     let name = args.output.display().to_string();
     let mut has_begun = false;

@@ -18,11 +18,23 @@ impl LoraArg {
     }
 }
 
+impl From<LoraArg> for (OsString, LoraScale) {
+    fn from(LoraArg { path, scale }: LoraArg) -> Self {
+        (path.into_os_string(), scale)
+    }
+}
+
 /// A file of an embedding, or a folder, and the name that prompts have for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EmbeddingArg {
     pub path: PathBuf,
     pub name: Option<String>,
+}
+
+impl From<EmbeddingArg> for (PathBuf, Option<String>) {
+    fn from(EmbeddingArg { path, name }: EmbeddingArg) -> Self {
+        (path, name)
+    }
 }
 
 /// A ControlNet, its scale, and the share of the steps in which it works.

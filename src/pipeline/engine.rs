@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use crate::{
     backend::{DeviceError, check_devices, place_name, working_dtype},
     sampler::SamplerKind,
-    weights::ModelFiles,
+    weights::{ChosenModel, ModelFiles},
 };
 
 use super::{
@@ -93,12 +93,19 @@ impl Engine {
         self.runners().map(|runner| place_name(runner.device())).collect()
     }
 
-    /// Applies a manifest: the model's name for users, and its sampling defaults, before those of the model's files.
+    /// Loads a model that was chosen, onto devices of which there is at least one. An installed one has the name and the
+    /// sampling defaults of its manifest, before those of its files.
     ///
     /// # Errors
-    /// A native size that the model cannot have.
-    pub fn with_manifest(self, name: String, defaults: ModelDefaults) -> Result<Self, Error> {
-        Ok(Self { model: self.model.with_manifest(name, defaults)?, ..self })
+    /// As of [`load_on`](Self::load_on), and defaults that the model cannot have.
+    pub fn load_chosen(chosen: &ChosenModel, devices: &[Device]) -> Result<Self, Error> {
+        let engine = Self::load_on(&chosen.files, devices)?;
+        let Some((name, run)) = &chosen.manifest else { return Ok(engine) };
+        let defaults = ModelDefaults::try_from(run).map_err(|reason| Error::Model {
+            model: name.clone(),
+            reason: format!("its manifest: {reason}"),
+        })?;
+        Ok(Self { model: engine.model.with_manifest(name.clone(), defaults)?, ..engine })
     }
 
     /// The model's name, as users and metadata see it.

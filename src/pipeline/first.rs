@@ -1,7 +1,10 @@
 //! First enlarger: the network that makes the picture which is repainted, in the place of Lanczos. It is a setting of a job,
 //! as the captioner is, and stays loaded for the next one where the plan says so.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    ffi::OsStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use candle_core::{Device, DeviceLocation};
 use tracing::debug;
@@ -10,7 +13,7 @@ use super::error::Error;
 use crate::{
     backend::give_back_all,
     model::enlarger::Enlarger,
-    weights::{EnlargerFiles, WeightsError},
+    weights::{ChoiceError, EnlargerFiles, WeightsError, named_enlarger},
 };
 
 /// A network that enlarges pictures, loaded when a job first needs it.
@@ -29,6 +32,14 @@ impl FirstEnlarger {
     pub fn new(files: EnlargerFiles) -> Result<Self, WeightsError> {
         files.without_values(&Device::Cpu)?;
         Ok(Self { fingerprint: files.fingerprint(), files, loaded: Mutex::default() })
+    }
+
+    /// The network of that name, or in that file.
+    ///
+    /// # Errors
+    /// What is not there, or is no such network.
+    pub fn named(name: &OsStr) -> Result<Self, ChoiceError> {
+        Ok(Self::new(named_enlarger(name)?)?)
     }
 
     /// Its name, in the output's metadata.

@@ -15,7 +15,7 @@ use crate::{
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{Footprint, LoraScale, ModelFiles},
+    weights::{EMBEDDED_MODEL, Footprint, LoraScale, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -235,7 +235,7 @@ impl Model {
             embeddings: files.embeddings().map(str::to_owned).collect(),
             controls: files.controls().map(str::to_owned).collect(),
             name: source.path().map_or_else(
-                || "mini".to_owned(),
+                || EMBEDDED_MODEL.to_owned(),
                 |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             ),
         })

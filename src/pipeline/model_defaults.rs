@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::{
     ranges,
     sampler::{Denoise, PredictionType, SamplerKind, SigmaChoice, TimestepSpacing},
+    weights::registry::RunDefaults,
 };
 
 use super::profile::Profile;
@@ -124,6 +125,15 @@ impl TryFrom<Value> for ModelDefaults {
             native_size,
             overlap,
         })
+    }
+}
+
+impl TryFrom<&RunDefaults> for ModelDefaults {
+    type Error = String;
+
+    /// What a manifest says of runs, without its LoRAs.
+    fn try_from(run: &RunDefaults) -> Result<Self, String> {
+        serde_json::to_value(run).map_err(|error| error.to_string()).and_then(Self::try_from)
     }
 }
 

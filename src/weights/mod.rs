@@ -7,6 +7,7 @@
 //! by LoRAs (`lora`), the format in which it is kept (`kept`), and the parameters that a network asks for.
 //! `families` knows what differs between kinds of denoisers; `form` is the interface to every form.
 
+mod choice;
 mod clip_vocabulary;
 mod contents;
 mod control;
@@ -52,6 +53,7 @@ mod tokenizer_files;
 mod weights_file;
 mod with_embedding;
 
+pub use choice::{CaptionerChoice, ChoiceError, ChosenModel, ModelChoice, named_enlarger};
 pub use contents::FileContents;
 pub use enlarger::EnlargerFiles;
 pub use error::WeightsError;
@@ -65,4 +67,4 @@ pub use lora::{LoraError, LoraScale};
 pub use model::{Component, ModelFiles};
 pub use part::Part;
 pub use quantize::QuantType;
-pub use source::ModelSource;
+pub use source::{EMBEDDED_MODEL, ModelSource};

@@ -12,6 +12,9 @@ use super::hub::names::is_name;
 use super::small_file::read_small;
 pub(super) use crate::backend::Bytes;
 
+/// Name of the model that is part of the program, as users and metadata see it.
+pub const EMBEDDED_MODEL: &str = "mini";
+
 /// Place of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -48,7 +51,7 @@ impl ModelSource {
     #[must_use]
     pub fn short_name(&self) -> String {
         self.path().map_or_else(
-            || "mini".to_owned(),
+            || EMBEDDED_MODEL.to_owned(),
             |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         )
     }

@@ -138,10 +138,15 @@ fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
     shell.succeed("in.png -o embedded.tif --denoise-steps 1");
     let mini = mini().display().to_string();
     shell.succeed(&format!("in.png -o folder.tif --denoise-steps 1 --model {mini}"));
-    assert_eq!(
-        pictures::open(shell.path("embedded.tif")),
-        pictures::open(shell.path("folder.tif"))
-    );
+    // Its name stands for it, where there is no file or folder of that name.
+    shell.succeed("in.png -o named.tif --denoise-steps 1 --model mini");
+    let embedded = pictures::open(shell.path("embedded.tif"));
+    for other in ["folder.tif", "named.tif"] {
+        assert_eq!(embedded, pictures::open(shell.path(other)), "{other}");
+    }
+    fs::create_dir(shell.path("mini")).unwrap();
+    let message = shell.fail("plan in.png --model mini", 1);
+    assert!(message.contains("model_index.json"), "{message}");
 }
 
 #[test]

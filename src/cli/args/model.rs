@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, builder::TypedValueParser as _};
-use cupscale::weights::QuantType;
+use cupscale::weights::{ModelChoice, QuantType};
 
 use crate::cli::values::{self, EmbeddingArg, LoraArg};
 
@@ -11,7 +11,7 @@ use crate::cli::values::{self, EmbeddingArg, LoraArg};
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A model that `models list` shows, a folder in diffusers layout, a .safetensors or .gguf file
-    /// [default: the embedded model]
+    /// [default: the embedded model, mini]
     #[arg(short = 'n', long, value_name = "NAME|PATH")]
     pub model: Option<OsString>,
     /// What makes the picture that is repainted: lanczos, or an ESRGAN or Real-ESRGAN model (a name, a .safetensors file,
@@ -42,6 +42,22 @@ pub struct ModelArgs {
     #[arg(long, value_name = "[NAME=]FILE",
           value_parser = clap::builder::OsStringValueParser::new().try_map(values::embedding))]
     pub embedding: Vec<EmbeddingArg>,
+}
+
+impl ModelArgs {
+    /// The model of the options, without ControlNets and what a prompt names.
+    pub fn choice(&self) -> ModelChoice {
+        ModelChoice {
+            model: self.model.clone(),
+            denoiser: self.unet.clone(),
+            text_encoder: self.text_encoder.clone(),
+            vae: self.vae.clone(),
+            loras: self.lora.iter().cloned().map(Into::into).collect(),
+            embeddings: self.embedding.iter().cloned().map(Into::into).collect(),
+            controls: Vec::new(),
+            quantize: self.quantize,
+        }
+    }
 }
 
 #[cfg(feature = "serve")]

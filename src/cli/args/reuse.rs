@@ -6,7 +6,10 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 use clap::Args;
 use cupscale::{
     image::read_settings,
-    weights::registry::{Kind, Store},
+    weights::{
+        EMBEDDED_MODEL,
+        registry::{Kind, Store},
+    },
 };
 use serde_json::{Map, Value};
 
@@ -279,7 +282,7 @@ impl Reused {
         }
         let Some(value) = record.get("model").filter(|_| free(&["model"])) else { return Ok(()) };
         let name = plain("model", value, Shape::Text)?;
-        let is_embedded = cfg!(feature = "embedded-model") && name == "mini";
+        let is_embedded = cfg!(feature = "embedded-model") && name == EMBEDDED_MODEL;
         if !is_embedded {
             if !is_installed(&name, Kind::Diffusion) {
                 return Err(format!(

@@ -2,7 +2,6 @@
 //! job needs them; one model at a time has any.
 
 use std::{
-    ffi::OsString,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,7 +11,10 @@ use cupscale::{
     image::{ImageError, PictureShape},
     pipe::request::OutputForm,
     pipeline::{self, Engine, Error, Plan, Settings},
-    weights::registry::{Kind as ModelKind, State as ModelState, Store as Models, list},
+    weights::{
+        EMBEDDED_MODEL,
+        registry::{Kind as ModelKind, State as ModelState, Store as Models, list},
+    },
 };
 use serde_json::{Map, Value};
 
@@ -26,10 +28,6 @@ use crate::cli::{
     job::Job,
     request::{self, Loaded, Parts},
 };
-
-/// Name of the model inside the program.
-#[cfg(feature = "embedded-model")]
-const EMBEDDED: &str = "mini";
 
 /// A model that is ready for jobs.
 pub struct Model {
@@ -116,8 +114,9 @@ impl Host {
     /// The models that a job may name: the one of the start, and installed ones.
     pub fn models(&self) -> Vec<Offered> {
         let mut names = vec![self.default.clone()];
-        #[cfg(feature = "embedded-model")]
-        names.push(EMBEDDED.to_owned());
+        if cfg!(feature = "embedded-model") {
+            names.push(EMBEDDED_MODEL.to_owned());
+        }
         let installed = Models::open().and_then(|models| list(&models)).unwrap_or_default();
         let is_fit = |kind, state| kind == ModelKind::Diffusion && state == ModelState::Installed;
         let installed = installed.into_iter().filter(|model| is_fit(model.kind, model.state));
@@ -190,22 +189,14 @@ impl Host {
     }
 
     fn open(&self, name: &str, note: impl FnMut(&str)) -> Result<Model, CliError> {
+        let is_embedded = cfg!(feature = "embedded-model") && name == EMBEDDED_MODEL;
         let job = if name == self.default {
             self.start.clone()
         } else {
-            self.start.with_model(self.named(name))
+            self.start.with_model((!is_embedded).then(|| name.into()))
         };
         let (engine, settings) = job.load(note)?;
         Ok(Model { name: name.to_owned(), job, engine, settings })
-    }
-
-    /// What names this model among the options.
-    fn named(&self, name: &str) -> Option<OsString> {
-        #[cfg(feature = "embedded-model")]
-        if name == EMBEDDED {
-            return None;
-        }
-        Some(name.into())
     }
 
     /// An error of a request as the API tells it.

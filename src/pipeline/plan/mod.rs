@@ -5,6 +5,7 @@ mod display;
 pub mod first;
 mod first_needs;
 pub mod geometry;
+mod json;
 mod layerwise;
 pub(super) mod mask;
 pub mod memory;
