@@ -180,9 +180,11 @@ const FIELDS: &[(&str, Range)] = &[
     // A manifest's run settings
     ("denoise_steps", TIMESTEP),
     ("eta", SHARE),
+    ("grain", (0.0, 20.0)),
     ("guidance", (0.0, 1000.0)),
     ("native_size", PIXELS),
     ("overlap", (0.0, 0.9)),
+    ("sharpen", (0.0, 2.0)),
     ("steps", TIMESTEP),
     ("strength", SHARE),
     ("timesteps", TIMESTEP),

@@ -96,6 +96,8 @@ class Settings(TypedDict, total=False):
     gsp: Optional[float]
     rap: Optional[float]
     rsp: Optional[float]
+    sharpen: Optional[float]
+    grain: Optional[float]
     color_fix: Optional[Literal["wavelet", "adain", "lab", "none"]]
     detail_only: Optional[bool]
     blend: Optional[float]

@@ -216,6 +216,8 @@ fn repainting(keywords: &Keywords<'_>, settings: &mut Settings) -> PyResult<[boo
     settings.rap = rap.unwrap_or(settings.rap);
     settings.rsp = rsp.unwrap_or(settings.rsp);
     settings.blend = blend.unwrap_or(settings.blend);
+    settings.sharpen = keywords.get("sharpen", |value| number(value, values::sharpen))?;
+    settings.grain = keywords.get("grain", |value| number(value, values::grain))?;
     let fixes = [ColourFix::Wavelet, ColourFix::Adain, ColourFix::Lab, ColourFix::None]
         .map(|fix| (fix.name(), fix));
     settings.colour_fix = one_of(keywords, "color_fix", &fixes)?.unwrap_or(settings.colour_fix);

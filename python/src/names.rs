@@ -27,6 +27,8 @@ pub const SETTINGS: [&str; 38] = [
     "gsp",
     "rap",
     "rsp",
+    "sharpen",
+    "grain",
     "color_fix",
     "detail_only",
     "blend",

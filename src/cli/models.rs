@@ -107,6 +107,8 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             eta: args.eta,
             native_size: args.native_size,
             overlap: args.overlap,
+            sharpen: args.sharpen,
+            grain: args.grain,
             ..RunDefaults::default()
         },
     };

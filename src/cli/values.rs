@@ -83,6 +83,14 @@ pub fn overlap(text: &str) -> Result<f64, String> {
     within(text, 0.0, 0.9)
 }
 
+pub fn sharpen(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 2.0)
+}
+
+pub fn grain(text: &str) -> Result<f64, String> {
+    within(text, 0.0, 20.0)
+}
+
 pub fn temperature(text: &str) -> Result<f64, String> {
     within(text, 0.0, 2.0)
 }

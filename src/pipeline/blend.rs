@@ -50,7 +50,7 @@ pub(super) fn towards(ours: &mut [f32], source: &[f32], share: f32) {
 }
 
 /// Light of a colour, 0…1.
-fn light(colour: [f32; 3]) -> f32 {
+pub(super) fn light(colour: [f32; 3]) -> f32 {
     colour.iter().zip(LIGHT).map(|(value, share)| value * share).sum()
 }
 

@@ -1,6 +1,6 @@
-//! What is done to decoded pixels on their way to the output, in this order: the colour fix, the protection of flat and
-//! neutral places, the light that is cut, the repaint's light alone, the mix with the input, the mask (docs/method.md §6b
-//! and §6c).
+//! What is done to decoded pixels on their way to the output, in this order: sharpening, the colour fix, the protection of flat
+//! and neutral places, the light that is cut, grain, the repaint's light alone, the mix with the input, the mask (docs/method.md
+//! §6b and §6c).
 //!
 //! Most of it is done to a VAE tile as soon as it is decoded. Where the fix compares whole pictures, the rest waits until
 //! all rows are decoded (`stages/whole_colours.rs`).
@@ -9,8 +9,10 @@ use super::{
     blend, colour_fix,
     colour_match::{Measure, Moments},
     cut_light,
+    grain::Grain,
     protect::Places,
-    settings::{ColourFix, Settings},
+    settings::{ColourFix, Defaults, Settings},
+    sharpen,
 };
 
 /// Rows of a whole picture that are measured or finished at once.
@@ -29,7 +31,10 @@ pub(super) fn band_bytes(width: usize) -> usize {
 /// What the settings ask for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
+    /// How much stronger the finest detail gets.
+    sharpen: f32,
     fix: ColourFix,
+    grain: Grain,
     detail_only: bool,
     /// Share of the repaint in the mix.
     blend: f32,
@@ -38,10 +43,18 @@ pub(super) struct Finish {
 }
 
 impl Finish {
-    /// What these settings ask for.
+    /// What these settings ask for, in which the model's defaults are
+    /// ([`Settings::with_finish`](super::settings::Settings::with_finish)).
     pub(super) fn new(settings: &Settings) -> Self {
-        let Settings { colour_fix: fix, detail_only, blend, .. } = *settings;
-        Self { fix, detail_only, blend: blend as f32, masked: settings.mask.is_some() }
+        let Settings { sharpen, colour_fix: fix, grain, seed, detail_only, blend, .. } = *settings;
+        Self {
+            sharpen: sharpen.unwrap_or(Defaults::SHARPEN) as f32,
+            fix,
+            grain: Grain::new(grain.unwrap_or(Defaults::GRAIN), seed),
+            detail_only,
+            blend: blend as f32,
+            masked: settings.mask.is_some(),
+        }
     }
 
     /// True if the colours depend on the whole decoded picture.
@@ -62,53 +75,70 @@ impl Finish {
     pub(super) fn tile_sees_input(self) -> bool {
         match self.fix {
             ColourFix::Wavelet | ColourFix::Lab => true,
-            ColourFix::Adain => false,
-            ColourFix::None => self.detail_only || self.blend < 1.0 || self.masked,
+            ColourFix::Adain => self.sharpen > 0.0,
+            ColourFix::None => {
+                self.sharpen > 0.0
+                    || !self.grain.is_none()
+                    || self.detail_only
+                    || self.blend < 1.0
+                    || self.masked
+            }
         }
     }
 
     /// Image pixels around a tile that [`tile`](Self::tile) has to see as they are.
     pub(super) fn tile_rim(self) -> usize {
-        match self.fix {
+        let of_fix = match self.fix {
             ColourFix::Wavelet => colour_fix::RADIUS + cut_light::RADIUS,
             ColourFix::Lab => colour_fix::RADIUS,
             ColourFix::Adain | ColourFix::None => 0,
-        }
+        };
+        of_fix + if self.sharpen > 0.0 { sharpen::RADIUS } else { 0 }
     }
 
-    /// What is done to a decoded tile; `picture` and `source` are `[height, width, 3]` in −1…1, and `shares` those of a
-    /// mask, `[height, width]`.
+    /// What is done to a decoded tile, whose first pixel is at the row and column `place` of the output; `picture` and `source`
+    /// are `[height, width, 3]` in −1…1, and `shares` those of a mask, `[height, width]`.
     pub(super) fn tile(
         self,
         picture: &mut [f32],
         source: &[f32],
         shares: Option<&[f32]>,
+        place: (usize, usize),
         width: usize,
     ) {
-        if self.tile_rim() > 0 {
+        if self.sharpen > 0.0 {
+            sharpen::apply(picture, self.sharpen, width);
+        }
+        if matches!(self.fix, ColourFix::Wavelet | ColourFix::Lab) {
             colour_fix::apply(picture, source, width);
         }
         if !self.needs_whole() {
-            self.rest(picture, source, shares, width);
+            self.rest(picture, source, shares, place, width);
         }
     }
 
-    /// What comes behind the colour fix. The result is invalid within [`colour_fix::RADIUS`] of a border past which the
-    /// picture goes on: no more is looked at around a pixel.
+    /// What comes behind the colour fix; as for [`tile`](Self::tile). The result is invalid within [`colour_fix::RADIUS`] of a
+    /// border past which the picture goes on: no more is looked at around a pixel.
     pub(super) fn rest(
         self,
         picture: &mut [f32],
         source: &[f32],
         shares: Option<&[f32]>,
+        place: (usize, usize),
         width: usize,
     ) {
-        if self.fix != ColourFix::None {
-            let places = Places::new(source, width);
+        let places = (self.fix != ColourFix::None).then(|| Places::new(source, width));
+        if let Some(places) = &places {
             places.apply(picture, source);
             // The others set the mean of the whole picture.
             if self.fix == ColourFix::Wavelet {
-                cut_light::give_back(picture, &places, width);
+                cut_light::give_back(picture, places, width);
             }
+        }
+        if !self.grain.is_none() {
+            // What is flat in the input is no photograph's, and stays clean.
+            let detail = places.as_ref().map(|places| places.detail.as_slice());
+            self.grain.add(picture, detail, place, width);
         }
         if self.detail_only {
             blend::luminosity(picture, source);

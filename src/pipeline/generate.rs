@@ -184,6 +184,8 @@ fn base_spec(
         first: None,
         captioner: Arc::new(PromptOnly),
         controls: Vec::new(),
+        sharpen: Some(0.0),
+        grain: Some(0.0),
         colour_fix: ColourFix::None,
         detail_only: false,
         blend: Defaults::BLEND,

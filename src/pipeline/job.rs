@@ -64,6 +64,7 @@ impl JobSpec {
         if !settings.repaints() {
             settings.captioner = Arc::new(PromptOnly);
         }
+        let mut settings = settings.with_finish(&engine.model.defaults);
         let mut plan = Plan::new(engine, input, &settings)?;
         if !plan.repaints && settings.repaints() {
             // A mask that keeps everything.
@@ -156,6 +157,11 @@ impl JobSpec {
             record["rap"] = settings.rap.into();
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
+            for (key, value) in [("sharpen", settings.sharpen), ("grain", settings.grain)] {
+                if let Some(value) = value {
+                    record[key] = value.into();
+                }
+            }
         }
         if let Some(first) = &settings.first {
             record["first"] = first.name().into();

@@ -14,7 +14,7 @@ use super::profile::Profile;
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
 /// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta`, `native_size` and `overlap`; other keys are ignored. A model's own stand
+/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `sharpen` and `grain`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
@@ -43,6 +43,10 @@ pub struct ModelDefaults {
     pub native_size: Option<usize>,
     /// Overlap of regions in 0..=0.9, as a share of the region's side.
     pub overlap: Option<f64>,
+    /// How much stronger the finest detail gets, in 0..=2.
+    pub sharpen: Option<f64>,
+    /// Standard deviation of the grain in levels of 255, in 0..=20.
+    pub grain: Option<f64>,
 }
 
 /// The JSON before validation.
@@ -61,6 +65,8 @@ struct RawModelDefaults {
     eta: Option<f64>,
     native_size: Option<usize>,
     overlap: Option<f64>,
+    sharpen: Option<f64>,
+    grain: Option<f64>,
 }
 
 impl TryFrom<Value> for ModelDefaults {
@@ -81,6 +87,8 @@ impl TryFrom<Value> for ModelDefaults {
             eta,
             native_size,
             overlap,
+            sharpen,
+            grain,
             ..
         } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
@@ -98,6 +106,8 @@ impl TryFrom<Value> for ModelDefaults {
             overlap.is_none_or(|overlap| (0.0..=0.9).contains(&overlap)),
             "`overlap` must be 0 to 0.9",
         )?;
+        must(sharpen.is_none_or(|it| (0.0..=2.0).contains(&it)), "`sharpen` must be 0 to 2")?;
+        must(grain.is_none_or(|it| (0.0..=20.0).contains(&it)), "`grain` must be 0 to 20")?;
         let denoise = match (written.strength, written.denoise_steps) {
             (Some(_), Some(_)) => return Err("`strength` or `denoise_steps`, not both".to_owned()),
             (Some(strength), None) => {
@@ -124,6 +134,8 @@ impl TryFrom<Value> for ModelDefaults {
             eta,
             native_size,
             overlap,
+            sharpen,
+            grain,
         })
     }
 }
@@ -162,6 +174,8 @@ impl ModelDefaults {
             eta: if self.sampler.is_some() { self.eta } else { self.eta.or(others.eta) },
             native_size: self.native_size.or(others.native_size),
             overlap: self.overlap.or(others.overlap),
+            sharpen: self.sharpen.or(others.sharpen),
+            grain: self.grain.or(others.grain),
         }
     }
 }
@@ -184,6 +198,8 @@ mod tests {
             (r#"{"guidance": -1}"#, "guidance"),
             (r#"{"eta": 2}"#, "eta"),
             (r#"{"overlap": 0.95}"#, "overlap"),
+            (r#"{"sharpen": 2.5}"#, "sharpen"),
+            (r#"{"grain": -1}"#, "grain"),
             (r#"{"steps": 4000000000}"#, "`steps` is 4000000000, not from 0 to 100000"),
             (r#"{"native_size": 1e9}"#, "native_size"),
         ] {

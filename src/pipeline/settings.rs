@@ -11,7 +11,7 @@ use crate::{
     sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
-use super::{mask::Mask, profile::ProfileRow};
+use super::{mask::Mask, model_defaults::ModelDefaults, profile::ProfileRow};
 
 /// Default values of all settings; a test checks the README's table of options against them.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,10 @@ impl Defaults {
     pub const GUIDANCE: f64 = 1.0;
     /// Overlap of regions as a share of their side (the paper's R/2).
     pub const OVERLAP: f64 = 0.5;
+    /// How much stronger the finest detail gets.
+    pub const SHARPEN: f64 = 0.0;
+    /// Standard deviation of the grain, in levels of 255.
+    pub const GRAIN: f64 = 0.0;
     /// λ of the global structure prior.
     pub const GSP: f64 = 0.2;
     /// Share of the regional attention prior in each cross-attention's output (eq. 8).
@@ -142,6 +146,10 @@ pub struct Settings {
     pub captioner: Arc<dyn Captioner>,
     /// Uses of the engine's controls.
     pub controls: Vec<ControlUse>,
+    /// How much stronger the finest detail of the repaint gets, in 0..=2: the share of it that is added.
+    pub sharpen: Option<f64>,
+    /// Standard deviation of the grain in levels of 255, in 0..=20. What is flat in the input has none.
+    pub grain: Option<f64>,
     /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
     /// Only the light of the repaint over the colours of the input.
@@ -175,6 +183,12 @@ impl Settings {
         self.rap = row.rap.unwrap_or(self.rap);
         self.rsp = row.rsp.unwrap_or(self.rsp);
         self.blend = row.blend.unwrap_or(self.blend);
+    }
+
+    /// These settings with the model's defaults of what is done to decoded pixels.
+    #[must_use]
+    pub(crate) fn with_finish(self, model: &ModelDefaults) -> Self {
+        Self { sharpen: self.sharpen.or(model.sharpen), grain: self.grain.or(model.grain), ..self }
     }
 
     /// True if the output has anything of the model.
@@ -219,6 +233,8 @@ impl Default for Settings {
             first: None,
             captioner: Arc::new(Attributes),
             controls: Vec::new(),
+            sharpen: None,
+            grain: None,
             colour_fix: ColourFix::Wavelet,
             detail_only: false,
             blend: Defaults::BLEND,

@@ -139,6 +139,12 @@ pub struct AddArgs {
     /// Overlap of neighbouring regions, as a share of a region's side
     #[arg(long, value_name = "0-0.9", value_parser = values::overlap)]
     pub overlap: Option<f64>,
+    /// How much stronger the finest detail gets
+    #[arg(long, value_name = "0-2", value_parser = values::sharpen)]
+    pub sharpen: Option<f64>,
+    /// Grain, in levels of 255
+    #[arg(long, value_name = "0-20", value_parser = values::grain)]
+    pub grain: Option<f64>,
     #[command(flatten)]
     pub watch: WatchArgs,
 }

@@ -88,6 +88,13 @@ pub struct RepaintArgs {
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     rsp: Option<f64>,
 
+    /// How much stronger the finest detail of the repaint gets; 0 leaves it [default: the model's, or 0]
+    #[arg(long, value_name = "0-2", value_parser = values::sharpen)]
+    sharpen: Option<f64>,
+    /// Fine grain, as a photograph has it: its standard deviation in levels of 255; none where the input is flat
+    /// [default: the model's, or 0]
+    #[arg(long, value_name = "0-20", value_parser = values::grain)]
+    grain: Option<f64>,
     /// Colour correction of the output towards the input
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
     color_fix: ColorFixArg,
@@ -124,6 +131,7 @@ impl RepaintArgs {
         settings.gsp = self.gsp.unwrap_or(Defaults::GSP);
         settings.rap = self.rap.unwrap_or(Defaults::RAP);
         settings.rsp = self.rsp.unwrap_or(Defaults::RSP);
+        (settings.sharpen, settings.grain) = (self.sharpen, self.grain);
         settings.colour_fix = match self.color_fix {
             ColorFixArg::Wavelet => ColourFix::Wavelet,
             ColorFixArg::Adain => ColourFix::Adain,

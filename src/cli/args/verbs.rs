@@ -57,7 +57,7 @@ pub const NOT_OF_GENERATE: [&str; 8] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-pub const OF_ENLARGING: [&str; 18] = [
+pub const OF_ENLARGING: [&str; 20] = [
     "control",
     "control_kind",
     "control_image",
@@ -70,6 +70,8 @@ pub const OF_ENLARGING: [&str; 18] = [
     "rsp",
     "captioner",
     "captions",
+    "sharpen",
+    "grain",
     "color_fix",
     "detail_only",
     "blend",

@@ -332,7 +332,7 @@ impl<'a> Draft<'a> {
         Ok(needs)
     }
 
-    /// Latent pixels around a tile that the colour fix needs to see.
+    /// Latent pixels around a tile that finishing needs to see.
     pub(super) fn rim(&self) -> usize {
         Finish::new(self.settings).tile_rim().div_ceil(self.geometry.shape.factor)
     }

@@ -270,7 +270,7 @@ pub(super) fn unit(value: f32) -> f32 {
     (value * 0.5 + 0.5).clamp(0.0, 1.0)
 }
 
-/// A tile, and the rim around its core that the colour fix needs to see.
+/// A tile, and the rim around its core that finishing needs to see.
 struct TileFrame<'a> {
     finish: Finish,
     place: TilePlace<'a>,
@@ -341,15 +341,16 @@ impl<'a> TileFrame<'a> {
             false => source.shares(columns.clone(), rows.clone()),
         };
         let shares = shares.as_deref();
+        let at = (rows.start, columns.start);
         let source = source.window(columns.clone(), rows.clone());
         if (rows.len(), columns.len()) == (self.rows().len(), width) {
-            finish.tile(&mut pixels, &source, shares, width);
+            finish.tile(&mut pixels, &source, shares, at, width);
         } else {
             // What the canvas has beyond the picture is nobody's colour.
             let line = 3 * columns.len();
             let lines = pixels.chunks_exact(3 * width).take(rows.len());
             let mut inside: Vec<f32> = lines.flat_map(|pixels| &pixels[..line]).copied().collect();
-            finish.tile(&mut inside, &source, shares, columns.len());
+            finish.tile(&mut inside, &source, shares, at, columns.len());
             for (pixels, inside) in
                 pixels.chunks_exact_mut(3 * width).zip(inside.chunks_exact(line))
             {

@@ -72,7 +72,8 @@ impl<'a> WholeColours<'a> {
             colours.apply(&mut pixels);
             let source = self.source.window(0..self.width, wide.clone());
             let shares = self.source.shares(0..self.width, wide.clone());
-            self.finish.rest(&mut pixels, &source, shares.as_deref(), self.width);
+            let at = (wide.start, 0);
+            self.finish.rest(&mut pixels, &source, shares.as_deref(), at, self.width);
             let own = rows.start - wide.start..rows.end - wide.start;
             let own = &pixels[own.start * 3 * self.width..own.end * 3 * self.width];
             take(rows, own.iter().map(|value| (value * 0.5 + 0.5).clamp(0.0, 1.0)).collect())?;

@@ -156,6 +156,12 @@ pub struct RunDefaults {
     /// overlap of neighbouring regions as a share of a region's side, 0 to 0.9
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<f64>,
+    /// how much stronger the finest detail gets, 0 to 2
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharpen: Option<f64>,
+    /// standard deviation of the grain in levels of 255, 0 to 20
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grain: Option<f64>,
     /// merged in this order
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraRef>,

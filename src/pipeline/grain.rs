@@ -1,0 +1,95 @@
+//! Grain: fine noise of light, as a photograph has it and an enlarged one has lost. It depends on the place and the seed alone, so
+//! that tiles join without a seam and a job that goes on has the same bytes.
+
+use rayon::prelude::*;
+
+use crate::canvas::NoiseField;
+
+/// A draw that no canvas and no grid has.
+const DRAW: u32 = u32::MAX - 1;
+
+/// The grain of a picture.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grain {
+    /// Standard deviation in levels of 255; 0 is none.
+    amount: f32,
+    seed: u64,
+}
+
+impl Grain {
+    /// Grain of this standard deviation, in levels of 255.
+    pub fn new(amount: f64, seed: u64) -> Self {
+        Self { amount: amount as f32, seed }
+    }
+
+    /// `true` if there is none.
+    pub fn is_none(self) -> bool {
+        self.amount == 0.0
+    }
+
+    /// Adds it to `picture`, `[height, width, 3]` in −1…1, whose first pixel is at this row and column of the output; each
+    /// pixel takes its share, `[height, width]`, or everything where there are no shares.
+    pub fn add(
+        self,
+        picture: &mut [f32],
+        shares: Option<&[f32]>,
+        (top, left): (usize, usize),
+        width: usize,
+    ) {
+        let field = NoiseField::new(self.seed);
+        let deviation = self.amount * 2.0 / 255.0;
+        picture.par_chunks_mut(3 * width).enumerate().for_each(|(y, line)| {
+            for (x, pixel) in line.chunks_exact_mut(3).enumerate() {
+                let share = shares.map_or(1.0, |shares| shares[y * width + x]);
+                if share > 0.0 {
+                    let (y, x) = ((top + y) as u32, (left + x) as u32);
+                    let noise = share * deviation * field.at(DRAW, 0, y, x);
+                    pixel.iter_mut().for_each(|value| *value += noise);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grained(amount: f64, seed: u64, place: (usize, usize), size: (usize, usize)) -> Vec<f32> {
+        let mut picture = vec![0.0; 3 * size.0 * size.1];
+        Grain::new(amount, seed).add(&mut picture, None, place, size.1);
+        picture
+    }
+
+    #[test]
+    fn grain_has_its_strength_no_mean_and_no_colour() {
+        let picture = grained(2.0, 7, (0, 0), (256, 256));
+        let levels: Vec<f64> =
+            picture.chunks(3).map(|rgb| f64::from(rgb[0]) * 255.0 / 2.0).collect();
+        let count = levels.len() as f64;
+        let mean = levels.iter().sum::<f64>() / count;
+        let deviation = (levels.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / count).sqrt();
+        assert!(mean.abs() < 0.03 && (deviation - 2.0).abs() < 0.03, "{mean} {deviation}");
+        assert!(picture.chunks(3).all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]));
+    }
+
+    #[test]
+    fn grain_depends_on_place_and_seed_and_not_on_the_window() {
+        let whole = grained(1.0, 3, (0, 0), (8, 8));
+        let window = grained(1.0, 3, (2, 5), (4, 3));
+        for y in 0..4 {
+            assert_eq!(window[9 * y..][..9], whole[3 * (8 * (y + 2) + 5)..][..9]);
+        }
+        assert_ne!(whole, grained(1.0, 4, (0, 0), (8, 8)));
+    }
+
+    #[test]
+    fn a_pixel_takes_its_share() {
+        let mut picture = vec![0.0; 3 * 4];
+        Grain::new(1.0, 3).add(&mut picture, Some(&[0.0, 1.0, 0.5, 0.0]), (0, 0), 4);
+        let whole = grained(1.0, 3, (0, 0), (1, 4));
+        assert_eq!(picture[..3], [0.0; 3]);
+        assert_eq!(picture[3..6], whole[3..6]);
+        assert!((picture[6] - 0.5 * whole[6]).abs() < 1e-7);
+    }
+}
