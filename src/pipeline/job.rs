@@ -61,10 +61,11 @@ impl JobSpec {
     /// See [`Plan::new`].
     pub fn new(engine: &Engine, input: PictureShape, settings: &Settings) -> Result<Self, Error> {
         let mut settings = settings.clone();
-        if !settings.repaints() {
+        if settings.repaints() {
+            settings = settings.with_finish(&engine.model.defaults);
+        } else {
             settings.captioner = Arc::new(PromptOnly);
         }
-        let mut settings = settings.with_finish(&engine.model.defaults);
         let mut plan = Plan::new(engine, input, &settings)?;
         if !plan.repaints && settings.repaints() {
             // A mask that keeps everything.
@@ -158,7 +159,7 @@ impl JobSpec {
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
             for (key, value) in [("sharpen", settings.sharpen), ("grain", settings.grain)] {
-                if let Some(value) = value {
+                if let Some(value) = value.filter(|_| settings.repaints()) {
                     record[key] = value.into();
                 }
             }

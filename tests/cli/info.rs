@@ -38,6 +38,8 @@ fn the_settings_of_a_picture_make_it_again() {
             "-s 2 --denoise-steps 1 --detail-only --blend 0.7 --color-fix adain --sampler euler",
             "tif",
         ),
+        ("-s 2 --sharpen 0 --grain 0", "png"),
+        ("-s 2 --sharpen 1.1 --grain 2.5 --color-fix none", "png"),
         ("--size 60x40 --timesteps 499,249 --denoise-steps 1 --rsp 0 --fusion average", "webp"),
         (
             "-s 2 --denoise-steps 1 --guidance 2 --negative-prompt=-dark --captioner none --eta 0.5",

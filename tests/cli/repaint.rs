@@ -150,6 +150,34 @@ fn a_model_folder_gives_the_same_bytes_as_the_embedded_copy() {
 }
 
 #[test]
+fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays_so() {
+    let shell = Shell::new();
+    shell.picture("in.png", 40, 24);
+    let made = |line: &str| {
+        shell.succeed(&format!("{line} -o out.png"));
+        let settings = cupscale::image::read_settings(&shell.path("out.png")).unwrap().unwrap();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        (pictures::open(shell.path("out.png")).to_rgb8(), settings)
+    };
+    let (own, settings) = made("in.png -s 2");
+    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.6.into(), &1.25.into()));
+    assert_eq!(made("in.png -s 2 --sharpen 0.6 --grain 1.25").0, own);
+    let (soft, grainy) =
+        (made("in.png -s 2 --sharpen 0 --grain 0").0, made("in.png -s 2 --grain 8").0);
+    assert!(soft != own && grainy != own);
+    let (alone, settings) = made("in.png -s 2 --blend 0");
+    assert!(settings.get("sharpen").is_none() && settings.get("grain").is_none());
+    let output = shell.run("in.png -s 2 --blend 0 --grain 3 -o other.png");
+    assert!(stderr(&output).contains("sharpening and grain are the repaint's"));
+    assert_eq!(pictures::open(shell.path("other.png")).to_rgb8(), alone);
+    // Paper stays paper.
+    let paper = image::RgbImage::from_pixel(40, 24, image::Rgb([231, 228, 219]));
+    pictures::save(paper.into(), &shell.path("paper.png"));
+    let (paper, _) = made("paper.png -s 2 --grain 20 --sharpen 2");
+    assert!(paper.pixels().all(|pixel| *pixel == image::Rgb([231, 228, 219])));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_whatever_the_batch_and_the_threads() {
     let shell = Shell::new();
     // Three regions of the embedded model in a row, at its one step; of the tiny one many more.

@@ -151,6 +151,10 @@ impl Plan {
         let repaints = settings.repaints() && !keeps_everything;
         if !settings.repaints() {
             sampling.notes.push(not_repainted(settings));
+            if settings.sharpen.is_some() || settings.grain.is_some() {
+                let note = "sharpening and grain are the repaint's: they have no effect here";
+                sampling.notes.push(note.to_owned());
+            }
         } else if keeps_everything {
             sampling.notes.push("the mask keeps everything: the model does not run".to_owned());
         }

@@ -142,18 +142,29 @@ mod tests {
         }
     }
 
+    fn defaults_of(colour_fix: ColourFix) -> Settings {
+        Settings { colour_fix, ..Settings::default() }
+    }
+
     #[test]
     fn the_picture_depends_on_no_tile() {
         for colour_fix in FIXES {
-            for detail_only in [false, true] {
-                let of =
-                    |tile| made(Settings { colour_fix, detail_only, ..Settings::default() }, tile);
-                let whole = of(80);
+            for (detail_only, amounts) in [(false, None), (true, None), (false, Some((0.8, 2.0)))] {
+                let (sharpen, grain) = amounts.unzip();
+                let defaults = Settings::default();
+                let settings = Settings { colour_fix, sharpen, grain, detail_only, ..defaults };
+                let whole = made(settings.clone(), 80);
                 let far = |tile: usize| {
-                    let tiled = of(tile);
+                    let tiled = made(settings.clone(), tile);
                     tiled.iter().zip(&whole).filter(|(a, b)| a.abs_diff(**b) > 1).count()
                 };
-                assert_eq!((far(20), far(34)), (0, 0), "{colour_fix:?} {detail_only}");
+                let case = format!("{colour_fix:?} {detail_only} {amounts:?}");
+                assert_eq!((far(20), far(34)), (0, 0), "{case}");
+                assert_eq!(
+                    whole == made(defaults_of(colour_fix), 80),
+                    !detail_only && amounts.is_none(),
+                    "{case}"
+                );
             }
         }
     }
