@@ -1,7 +1,7 @@
 //! Names of all keywords: those of an engine, and those of its jobs.
 
 /// Keywords of every job.
-pub const SETTINGS: [&str; 38] = [
+pub const SETTINGS: [&str; 40] = [
     "scale",
     "size",
     "long_edge",
