@@ -106,8 +106,6 @@ impl TryFrom<Value> for ModelDefaults {
             overlap.is_none_or(|overlap| (0.0..=0.9).contains(&overlap)),
             "`overlap` must be 0 to 0.9",
         )?;
-        must(sharpen.is_none_or(|it| (0.0..=2.0).contains(&it)), "`sharpen` must be 0 to 2")?;
-        must(grain.is_none_or(|it| (0.0..=20.0).contains(&it)), "`grain` must be 0 to 20")?;
         let denoise = match (written.strength, written.denoise_steps) {
             (Some(_), Some(_)) => return Err("`strength` or `denoise_steps`, not both".to_owned()),
             (Some(strength), None) => {

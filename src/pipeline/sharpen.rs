@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::blend::light;
+use super::{blend::light, colour_fix::low_band};
 
 /// Distance in image pixels within which a pixel is looked at.
 pub(super) const RADIUS: usize = 1;
@@ -12,24 +12,11 @@ pub(super) const RADIUS: usize = 1;
 /// along both axes (a deviation of 0.7 px), mirrored at a border. Colours are moved along grey and keep their differences. The
 /// result is invalid within [`RADIUS`] of a border past which the picture goes on.
 pub(super) fn apply(picture: &mut [f32], amount: f32, width: usize) {
-    let lights: Vec<f32> =
-        picture.par_chunks_exact(3).map(|rgb| light([rgb[0], rgb[1], rgb[2]])).collect();
-    let mut across = vec![0.0; lights.len()];
-    across.par_chunks_mut(width).zip(lights.par_chunks(width)).for_each(|(out, line)| {
-        for (x, out) in out.iter_mut().enumerate() {
-            let (left, right) = (x.saturating_sub(1), (x + 1).min(width - 1));
-            *out = 0.25 * (line[left] + line[right]) + 0.5 * line[x];
-        }
-    });
-    let height = lights.len() / width;
-    picture.par_chunks_mut(3 * width).enumerate().for_each(|(y, out)| {
-        let line = |y: usize| &across[y * width..][..width];
-        let (up, here, down) = (line(y.saturating_sub(1)), line(y), line((y + 1).min(height - 1)));
-        let own = &lights[y * width..][..width];
-        for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
-            let detail = own[x] - (0.25 * (up[x] + down[x]) + 0.5 * here[x]);
-            pixel.iter_mut().for_each(|value| *value += amount * detail);
-        }
+    let low = low_band(picture.to_vec(), width, 1);
+    picture.par_chunks_exact_mut(3).zip(low.par_chunks_exact(3)).for_each(|(pixel, low)| {
+        let light = |rgb: &[f32]| light([rgb[0], rgb[1], rgb[2]]);
+        let detail = light(pixel) - light(low);
+        pixel.iter_mut().for_each(|value| *value += amount * detail);
     });
 }
 

@@ -116,7 +116,10 @@ mod tests {
             ),
             ("the mask: /var/my jobs/0123/mask: empty file", "the mask: the mask: empty file"),
             (
-                "going on with what is done in /var/my jobs/0123/work/.result.png.ab.cupscale",
+                concat!(
+                    "going on with what is done in /var/my jobs/0123/work",
+                    "/.result.png.ab.cupscale"
+                ),
                 "going on with what is done in its work folder",
             ),
             (
