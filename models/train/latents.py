@@ -16,7 +16,7 @@ from PIL import Image
 
 import attributes
 import vae as vae_module
-from common import Crops, load_photos, save_checkpoint
+from common import Crops, bf16, load_photos, save_checkpoint
 
 SIDE, MARGIN, CONTEXT = 256, 16, 32
 
@@ -93,7 +93,7 @@ def main():
             pair = np.stack([np.asarray(high), soft])[:, CONTEXT:-CONTEXT, CONTEXT:-CONTEXT]
             x = torch.from_numpy(pair.copy()).permute(0, 3, 1, 2).float().div(127.5).sub(1)
             x = x.to(device, memory_format=torch.channels_last)
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            with torch.no_grad(), bf16(device):
                 z = encoder(x).float()[:, :, cut:-cut, cut:-cut].half().cpu()
             sharp.append(z[0])
             low.append(z[1])

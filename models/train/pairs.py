@@ -16,7 +16,7 @@ import attributes
 import build
 import unet as unet_module
 import vae as vae_module
-from common import Crops, load_photos, save_checkpoint
+from common import Crops, bf16, load_photos, save_checkpoint
 from latents import CONTEXT, MARGIN, SIDE, degrade, recolour
 
 
@@ -72,7 +72,7 @@ def main():
             ids = tuple(unet_module.Data._encode(t, [caption]).to(device) for t in tokenizers)
             x = torch.from_numpy(soft.copy()).permute(2, 0, 1)[None].float().div(127.5).sub(1)
             x = x.to(device, memory_format=torch.channels_last)
-            with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            with torch.no_grad(), bf16(device):
                 zl = encoder(x).float()[:, :, cut:-cut, cut:-cut] * scale
                 z = chain(net, zl, ids, alphas)
             inner = CONTEXT + MARGIN

@@ -8,12 +8,12 @@ Losses, each scaled so that its gradient at the output's pixels has a fixed shar
   edges      Charbonnier on pixels and first differences to the teacher's enlargement (a deterministic target, which
              regression can learn), its means of 8 x 8 px replaced by the truth's: its colours are not wanted;
   means      Charbonnier on means of 4 x 4 px to the truth: faithfulness;
-  patches    local sliced Wasserstein distance of 7 x 7 patches of two Laplacian levels to the truth;
+  patches    local sliced Wasserstein distance of 7 x 7 patches of two Laplacian levels to the real side;
   features   distance in the first layers of a frozen ImageNet network to the real side: towards the truth alone it makes
              scales and pebbles where nobody can know the texture, towards the teacher it can be learnt;
   judge      relativistic pairs (Jolicoeur-Martineau, 2018) of a discriminator that sees the enlarged picture beside.
 
-The real side of the last two is the teacher's picture in some samples, in the others the truth.
+The real side of the last three is the teacher's picture in some samples, in the others the truth. A loss whose share is 0 costs nothing.
 """
 import argparse
 import pathlib
@@ -33,7 +33,7 @@ import evaluate
 import features as features_module
 import unet as unet_module
 import vae as vae_module
-from common import Clock, Ema, Muon, box_reduce, load_photos, save_checkpoint, split_parameters
+from common import Clock, Ema, Muon, bf16, box_reduce, load_photos, save_checkpoint, split_parameters
 from vae import charbonnier, grid_loss, seam_loss
 
 FIRST, LAST, MARGIN = 499, 249, 16
@@ -70,6 +70,17 @@ class Judge(nn.Module):
                 h = F.leaky_relu(layer(h), 0.2)
             out.append(head(h).float().flatten(1))
         return torch.cat(out, 1)
+
+
+def judged(judge, pixels, real, soft, device):
+    """The judge's loss for the pictures made: how far it takes the real ones for more real. It learns nothing here."""
+    judge.requires_grad_(False)
+    with bf16(device):
+        with torch.no_grad():
+            there = judge(real, soft)
+        loss = F.softplus(there - judge(pixels, soft)).mean()
+    judge.requires_grad_(True)
+    return loss
 
 
 def laplacian(x, levels=2):
@@ -137,7 +148,7 @@ class Data:
         taught = taught + F.interpolate(F.avg_pool2d(sharp - taught, 8), scale_factor=8, mode="bilinear")
         # Regions inside a picture were encoded with what is around them; those at its border see the border.
         cut = 0 if self.rng.random() < 0.25 else MARGIN // 4
-        with torch.autocast(self.device, torch.bfloat16):
+        with bf16(self.device):
             zl = self.encoder(to(cuts[:, 1]) if cut else soft).float() * scale
         if cut:
             zl = zl[..., cut:-cut, cut:-cut].contiguous(memory_format=torch.channels_last)
@@ -159,7 +170,7 @@ class Method:
         """x0-hat and eps at the timesteps `t` [B]."""
         context, pooled = text
         times = torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32, device=z.device).expand(len(z), 6)
-        with torch.autocast(self.device, torch.bfloat16):
+        with bf16(self.device):
             eps = self.net.unet(torch.cat([z, zl], 1), t, context,
                                 added_cond_kwargs=dict(text_embeds=pooled, time_ids=times)).sample.float()
         a = self.alphas[t][:, None, None, None]
@@ -185,7 +196,7 @@ class Method:
                                        tuple(x[:two] for x in text), side)
                 z[:two] = self.noised(guess, eps, t[:two])
         guess, _ = self.step(z, zl, t, text, side)
-        with torch.autocast(self.device, torch.bfloat16):
+        with bf16(self.device):
             return self.net.decoder(guess / self.scale).float()
 
 
@@ -285,7 +296,7 @@ def main():
     def look_at_probe():
         """Figures of evaluate.py for the probe, its crops as one picture, the enlarged one's beside; and a sheet to look at."""
         torch.manual_seed(0)
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        with torch.no_grad(), bf16(device):
             x = softs.float().div(127.5).sub(1).to(device, memory_format=torch.channels_last)
             zl = encoder(x).float() * args.scaling
         ids = data.ids([np.ascontiguousarray(s.permute(1, 2, 0).numpy()) for s in softs], drop=0)
@@ -318,22 +329,20 @@ def main():
         pixels = out.detach().requires_grad_()
         real = torch.where((torch.rand(count, 1, 1, 1, device=device) < args.teacher_real), taught, sharp)
         difference = pixels - taught
-        losses = dict(
-            edges=charbonnier(difference) + charbonnier(difference[..., 1:] - difference[..., :-1])
+        losses = {
+            "edges": lambda: charbonnier(difference) + charbonnier(difference[..., 1:] - difference[..., :-1])
             + charbonnier(difference[..., 1:, :] - difference[..., :-1, :]),
-            means=charbonnier(F.avg_pool2d(pixels - sharp, 4)),
-            patches=patches_loss(pixels, sharp),
-            grid=grid_loss(pixels, sharp, 8) + seam_loss(pixels, sharp, 8),
-            features=features_module.distance(look, pixels, real))
-        if fraction > args.judge_from:
-            with torch.autocast(device, torch.bfloat16):
-                judge.requires_grad_(False)
-                with torch.no_grad():
-                    there = judge(real, soft)
-                losses["judge"] = F.softplus(there - judge(pixels, soft)).mean()
-                judge.requires_grad_(True)
+            "means": lambda: charbonnier(F.avg_pool2d(pixels - sharp, 4)),
+            "patches": lambda: patches_loss(pixels, real),
+            "grid": lambda: grid_loss(pixels, sharp, 8) + seam_loss(pixels, sharp, 8),
+            "features": lambda: features_module.distance(look, pixels, real),
+            "judge": lambda: judged(judge, pixels, real, soft, device)}
+        heard = fraction > args.judge_from
         gradient = torch.zeros_like(pixels)
         for name, loss in losses.items():
+            if not shares[name] or name == "judge" and not heard:
+                continue
+            loss = loss()
             g, = torch.autograd.grad(loss, pixels)
             norm = g.norm().item() / count ** 0.5
             norms[name] = norm if name not in norms else 0.98 * norms[name] + 0.02 * norm
@@ -346,9 +355,9 @@ def main():
         muon.zero_grad()
         adam.zero_grad()
         ema.update(net)
-        if fraction > args.judge_from - 0.05:
+        if shares["judge"] and fraction > args.judge_from - 0.05:
             both, twice = torch.cat([real, out.detach().clamp(-1.1, 1.1)]), torch.cat([soft, soft])
-            with torch.autocast(device, torch.bfloat16):
+            with bf16(device):
                 said = judge(both, twice)
                 moved = judge(both + 0.02 * torch.randn_like(both), twice)
             gap = said[:count] - said[count:]

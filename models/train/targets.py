@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import teacher as teacher_module
-from common import Crops, load_photos, save_checkpoint
+from common import Crops, bf16, load_photos, save_checkpoint
 
 SIDE = 288
 
@@ -80,7 +80,7 @@ def chw(image):
 def taught(net, small, device):
     """The teacher's enlargement at the sample's own size."""
     x = chw(small)[None].float().div(255).to(device, memory_format=torch.channels_last)
-    with torch.autocast(device, torch.bfloat16):
+    with bf16(device):
         y = net(x)[0].float()
     y = Image.fromarray((y.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
     return chw(y if y.width == SIDE else y.resize((SIDE, SIDE), Image.BOX))

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 import build
-from common import Clock, Ema, Muon, save_checkpoint, split_parameters
+from common import Clock, Ema, Muon, bf16, save_checkpoint, split_parameters
 
 CHAIN = (499, 374, 249, 124)
 
@@ -207,7 +207,7 @@ def main():
         step += 1
 
     def forward(z, zl, t, ids, side):
-        with torch.autocast(device, torch.bfloat16):
+        with bf16(device):
             return net(z, zl, t, ids, side)
 
     def diffusion(x0, zl, ids, side):

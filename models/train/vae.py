@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 
-from common import Clock, Crops, Ema, Muon, load_photos, psnr, save_checkpoint, split_parameters
+from common import Clock, Crops, Ema, Muon, bf16, load_photos, psnr, save_checkpoint, split_parameters
 
 
 def build(width=64):
@@ -111,7 +111,7 @@ def evaluate(vae, crops, device):
     total, stats = 0.0, []
     for crop in crops.split(4):
         crop = crop.to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with bf16(device):
             z = vae.encoder(crop)
             out = vae.decoder(z)
         total += sum(psnr(o.float().clamp(-1, 1), c) for o, c in zip(out, crop))
@@ -203,7 +203,7 @@ def main():
         for group in adam.param_groups:
             group["lr"] = args.adam_lr * rate
         x = crops.batch(args.batch, args.crop).to(device)
-        with torch.autocast(device, torch.bfloat16):
+        with bf16(device):
             if args.phase == "joint":
                 z = vae.encoder(x)
             else:

@@ -20,7 +20,8 @@ import processes
 
 README = pathlib.Path(__file__).resolve().parents[2] / "parallel" / "README.md"
 PICTURES, SHARES = 16, 8
-# Stands for ssh: notes the host, and runs the command line here as a login there would, from another folder.
+# Stands for ssh: notes the host, and runs the command line here as a login there would, from another folder and with the variable
+# of its shell, by which parallel begins each command: without it nothing runs, and parallel counts that as done.
 SSH = """#!/bin/sh
 while [ $# -gt 0 ]; do
     case $1 in
@@ -34,6 +35,7 @@ shift
 [ "$1" != -- ] || shift
 echo "$host" >>"$HOSTS"
 cd "$HOME"
+export SHELL=/bin/sh
 exec sh -c "$*"
 """
 
