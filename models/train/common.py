@@ -5,6 +5,7 @@ other work also used, so the number of steps in an hour is not known beforehand.
 """
 import copy
 import math
+import os
 import pathlib
 import time
 
@@ -139,6 +140,34 @@ def split_parameters(named, is_edge):
     return hidden, rest
 
 
+class Side:
+    """Processes that train side by side, begun by `python -m torch.distributed.run`: each on samples of its own, all with the same
+    weights. One process alone is one too."""
+
+    def __init__(self):
+        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.size > 1:
+            torch.distributed.init_process_group("gloo")
+
+    def of_first(self, value):
+        """A number as the first process has it."""
+        if self.size == 1:
+            return value
+        told = torch.tensor([value], dtype=torch.float64)
+        torch.distributed.broadcast(told, 0)
+        return told.item()
+
+    def average(self, parameters):
+        """Makes the gradients the mean of all processes'."""
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        torch.distributed.all_reduce(flat)
+        for g, mean in zip(gradients, flat.div_(self.size).split([g.numel() for g in gradients])):
+            g.copy_(mean.view_as(g))
+
+
 class Clock:
     """Fraction of the allotted wall-clock time that is used up; survives resuming."""
 
@@ -151,12 +180,12 @@ class Clock:
     def fraction(self):
         return min(1.0, self.used() / self.total)
 
-    def rate(self, warmup=0.03, floor=0.02):
-        """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
-        f = self.fraction()
-        if f < warmup:
-            return max(0.02, f / warmup)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (f - warmup) / (1 - warmup)))
+
+def rate(fraction, warmup=0.03, floor=0.02):
+    """Learning-rate factor after a fraction of the time: linear warm-up, then half a cosine down to `floor`."""
+    if fraction < warmup:
+        return max(0.02, fraction / warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
 
 
 class Ema:

@@ -14,6 +14,9 @@ Losses, each scaled so that its gradient at the output's pixels has a fixed shar
   judge      relativistic pairs (Jolicoeur-Martineau, 2018) of a discriminator that sees the enlarged picture beside.
 
 The real side of the last three is the teacher's picture in some samples, in the others the truth. A loss whose share is 0 costs nothing.
+
+On a CPU two processes of a thread each are faster than one of two: `python -m torch.distributed.run --nproc-per-node 2 -- sharpen.py ...`;
+the batch is each one's.
 """
 import argparse
 import pathlib
@@ -33,7 +36,7 @@ import evaluate
 import features as features_module
 import unet as unet_module
 import vae as vae_module
-from common import Clock, Ema, Muon, bf16, box_reduce, load_photos, save_checkpoint, split_parameters
+from common import Clock, Ema, Muon, Side, bf16, box_reduce, load_photos, rate, save_checkpoint, split_parameters
 from vae import charbonnier, grid_loss, seam_loss
 
 FIRST, LAST, MARGIN = 499, 249, 16
@@ -46,6 +49,9 @@ class Net(nn.Module):
     def __init__(self, unet, decoder):
         super().__init__()
         self.unet, self.decoder = unet, decoder
+
+
+FINE = ("unet.conv_in.", "unet.down_blocks.0.", "unet.up_blocks.2.", "unet.conv_norm_out.", "unet.conv_out.", "decoder.")
 
 
 class Judge(nn.Module):
@@ -231,6 +237,8 @@ def main():
     parser.add_argument("--scaling", type=float, default=1.5)
     parser.add_argument("--start", type=pathlib.Path, help="checkpoint of unet.py, restart.py or this to begin from; one of a UNet "
                         "with fewer blocks at the first level is deepened")
+    parser.add_argument("--fine", action="store_true", help="train what works at the latent's own resolution and finer; what lies below "
+                        "stays, and costs no weights' gradients")
     parser.add_argument("--name", default="sharpen")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -238,7 +246,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    device = args.device
+    device, beside = args.device, Side()
     shares = SHARES | {k: float(v) for k, v in (s.split("=") for s in args.share)}
     tokenizers = [CLIPTokenizer.from_pretrained(args.tokenizers / n) for n in ("tokenizer", "tokenizer_2")]
     vae = vae_module.build()
@@ -264,9 +272,11 @@ def main():
     look = features_module.Features().to(device)
     encoder = vae.encoder.to(device).eval().requires_grad_(False)
     ema = Ema(net, 0.998)
+    for name, p in net.named_parameters():
+        p.requires_grad_(not args.fine or name.startswith(FINE))
     edge = lambda name: (unet_module.edge(name) if name.startswith("unet.") else  # noqa: E731
                          vae_module.edge(vae)(name))
-    hidden, rest = split_parameters([(n, p) for n, p in net.named_parameters()], edge)
+    hidden, rest = split_parameters([(n, p) for n, p in net.named_parameters() if p.requires_grad], edge)
     muon, adam = Muon(hidden), torch.optim.AdamW(rest, betas=(0.8, 0.98), weight_decay=0.0)
     judge_adam = torch.optim.Adam(judge.parameters(), lr=args.judge_lr, betas=(0.5, 0.95))
     used, step, norms = 0.0, 0, {}
@@ -282,10 +292,11 @@ def main():
         for group in judge_adam.param_groups:
             group["lr"] = args.judge_lr
         used, norms = done["used"], done["norms"]
-    data = Data(args.work, tokenizers, encoder, device, args.seed + 1000 * step)
+    data = Data(args.work, tokenizers, encoder, device, args.seed + 1000 * step + beside.rank)
     method, average = (Method(n, whole.text.to(device), args.scaling, device) for n in (net, ema.module))
     clock, rng = Clock(args.minutes, used), np.random.default_rng(args.seed + step)
     truths, softs = probe(args.work)
+    torch.manual_seed(args.seed + step + 7919 * beside.rank)
     sums, last_print, last_save = {}, time.time(), time.time()
 
     def note(**values):
@@ -317,10 +328,11 @@ def main():
                 f"faithful {evaluate.psnr(small[1], small[2]):.1f}")
 
     while True:
-        fraction, rate = clock.fraction(), clock.rate()
+        fraction = beside.of_first(clock.fraction())
+        finished = fraction >= 1
         for optimizer, lr in ((muon, args.muon_lr), (adam, args.adam_lr)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate
+                group["lr"] = lr * rate(fraction)
         wide = fraction > args.wide_from and rng.random() < 0.15
         side, count = (256, max(1, args.batch // 3)) if wide else (128, args.batch)
         sharp, soft, taught, zl, ids = data.batch(count, side, args.scaling)
@@ -349,6 +361,7 @@ def main():
             gradient += g * (shares[name] * norms["edges"] / max(norms[name], 1e-12))
             note(**{name: loss.detach()})
         out.backward(gradient)
+        beside.average(hidden + rest)
         torch.nn.utils.clip_grad_norm_(hidden + rest, 1.0)
         muon.step()
         adam.step()
@@ -364,18 +377,19 @@ def main():
             judge_adam.zero_grad()
             # A judge that is steep around a picture teaches nothing: the finite form of the R1 and R2 penalties.
             (F.softplus(-gap).mean() + args.calm * (said - moved).square().mean()).backward()
+            beside.average(judge.parameters())
             judge_adam.step()
             note(gap=gap.detach().mean())
         step += 1
-        finished = clock.fraction() >= 1
-        if finished or time.time() - last_print > 240:
+        if beside.rank == 0 and (finished or time.time() - last_print > 240):
             line = ", ".join(f"{k} {total / n:.4f}" for k, (total, n) in sorted(sums.items()))
             print(f"{time.strftime('%H:%M:%S')} {clock.used() / 60:.1f} min step {step}: {line}; {look_at_probe()}; "
                   f"{len(data.names)} shards", flush=True)
             sums.clear()
-            data.refresh()
             last_print = time.time()
-        if finished or time.time() - last_save > 240:
+        if step % 50 == 0:
+            data.refresh()
+        if beside.rank == 0 and (finished or time.time() - last_save > 240):
             save_checkpoint(path, model=net.state_dict(), ema=ema.module.state_dict(), text=whole.text.state_dict(),
                             judge=judge.state_dict(), muon=muon.state_dict(), adam=adam.state_dict(),
                             judge_adam=judge_adam.state_dict(), step=step, used=clock.used(), norms=norms, args=vars(args))

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 import build
-from common import Clock, Ema, Muon, bf16, save_checkpoint, split_parameters
+from common import Clock, Ema, Muon, bf16, rate, save_checkpoint, split_parameters
 
 CHAIN = (499, 374, 249, 124)
 
@@ -270,10 +270,9 @@ def main():
 
     while True:
         fraction = clock.fraction()
-        rate = clock.rate()
         for optimizer, lr in ((muon, args.muon_lr), (adam, args.adam_lr)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate
+                group["lr"] = lr * rate(fraction)
         side = 64 if fraction > args.wide_from and rng.random() < 0.7 else 32
         count = args.batch if side == 32 else max(1, args.batch // 4)
         x0, zl, ids = data.batch(count, side)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 
-from common import Clock, Crops, Ema, Muon, bf16, load_photos, psnr, save_checkpoint, split_parameters
+from common import Clock, Crops, Ema, Muon, bf16, load_photos, psnr, rate, save_checkpoint, split_parameters
 
 
 def build(width=64):
@@ -197,11 +197,9 @@ def main():
     print(f"{sum(p.numel() for p in vae.parameters())} parameters, {len(crops.photos)} pictures", flush=True)
     total, last_print, last_save, n = 0.0, time.time(), time.time(), 0
     while True:
-        rate = clock.rate()
-        for group in muon.param_groups:
-            group["lr"] = args.muon_lr * rate
-        for group in adam.param_groups:
-            group["lr"] = args.adam_lr * rate
+        for optimizer, lr in ((muon, args.muon_lr), (adam, args.adam_lr)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * rate(clock.fraction())
         x = crops.batch(args.batch, args.crop).to(device)
         with bf16(device):
             if args.phase == "joint":
