@@ -14,12 +14,18 @@ import torch
 from PIL import Image
 
 Image.MAX_IMAGE_PIXELS = None
+# Kept out of the samples and of the final test: what training and the choice of strengths look at.
+LOOKED_AT = ("friends", "ladybird", "wine")
+
+
+def has_bf16(device):
+    """Whether the hardware multiplies bf16; other CPUs emulate it, several times slower than f32."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def bf16(device):
-    """Autocast to bf16 where the hardware multiplies it; on other CPUs, where it is emulated, twenty times slower, f32 stays."""
-    return torch.autocast(device, torch.bfloat16, enabled=(
-        device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()))
+    """Autocast to bf16 where the hardware has it; elsewhere f32 stays."""
+    return torch.autocast(device, torch.bfloat16, enabled=has_bf16(device))
 
 
 def load_rgb(path):
@@ -100,7 +106,7 @@ class Muon(torch.optim.Optimizer):
     def orthogonalise(g):
         a, b, c = 3.4445, -4.7750, 2.0315
         x = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-        if bf16(g.device.type)._enabled:
+        if has_bf16(g.device.type):
             x = x.bfloat16()
         tall = x.shape[-2] > x.shape[-1]
         if tall:

@@ -36,7 +36,7 @@ import evaluate
 import features as features_module
 import unet as unet_module
 import vae as vae_module
-from common import Clock, Ema, Muon, Side, bf16, box_reduce, load_photos, rate, save_checkpoint, split_parameters
+from common import LOOKED_AT, Clock, Ema, Muon, Side, bf16, box_reduce, load_photos, rate, save_checkpoint, split_parameters
 from vae import charbonnier, grid_loss, seam_loss
 
 FIRST, LAST, MARGIN = 499, 249, 16
@@ -210,7 +210,7 @@ def probe(work, side=256):
     """Crops of three held-out photographs that are no part of the final test, to look at while training."""
     truths = []
     for name, photo in load_photos(work, "heldout"):
-        if name in ("friends", "ladybird", "wine"):
+        if name in LOOKED_AT:
             h, w = photo.shape[1:]
             for fy, fx in ((0.35, 0.4), (0.55, 0.6)):
                 y, x = int(fy * (h - side)), int(fx * (w - side))

@@ -11,7 +11,8 @@ import random
 
 from PIL import Image
 
-LOOKED_AT = ("friends", "ladybird", "wine")
+from common import LOOKED_AT
+
 WIDTH, HEIGHT, SCALE = 640, 416, 4
 
 

@@ -11,7 +11,6 @@ sliced Wasserstein distance of 3 x 3 latent patches (as much detail as the truth
 optionally a small conditional patch discriminator in latent space.
 """
 import argparse
-import copy
 import pathlib
 import time
 

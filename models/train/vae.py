@@ -197,9 +197,10 @@ def main():
     print(f"{sum(p.numel() for p in vae.parameters())} parameters, {len(crops.photos)} pictures", flush=True)
     total, last_print, last_save, n = 0.0, time.time(), time.time(), 0
     while True:
+        now = rate(clock.fraction())
         for optimizer, lr in ((muon, args.muon_lr), (adam, args.adam_lr)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate(clock.fraction())
+                group["lr"] = lr * now
         x = crops.batch(args.batch, args.crop).to(device)
         with bf16(device):
             if args.phase == "joint":
