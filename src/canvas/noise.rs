@@ -9,7 +9,8 @@
 //! our own logarithm and cosine, so the bits are the same on every machine.
 //!
 //! Draw numbers: 0 is the noise that the picture is diffused with, 1 that of the low-resolution pass; step `i` of
-//! a stochastic sampler takes draw `2 + i`.
+//! a stochastic sampler takes draw `2 + i`. From the other end, `u32::MAX` is for choices that are no field (moved grids),
+//! and `u32::MAX - 1` for grain.
 
 use std::ops::Range;
 
