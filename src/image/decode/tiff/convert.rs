@@ -1,6 +1,6 @@
 //! Conversion of a TIFF's rows from bytes to channels in [0, 1], in whichever planes they come.
 
-use super::directory::Layout;
+use super::layout::Layout;
 use super::samples::{Colour, Format, Range, whole};
 
 /// Numbers of a row, pixel after pixel, from the bytes of its planes.

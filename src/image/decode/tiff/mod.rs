@@ -5,16 +5,18 @@
 mod chunk;
 mod convert;
 mod directory;
+mod layout;
 mod range;
 mod rows;
 mod samples;
+mod tag;
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
 
 pub(super) use self::chunk::PackBits;
 use self::convert::{Converter, Ranges};
-use self::directory::{Layout, Refusal};
+use self::layout::{Layout, Refusal};
 use self::rows::{Stop, each_row};
 use self::samples::Colour;
 use super::header::{ChannelLayout, Decode, Extent, Header, check_size};

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io::{Read, Seek};
 
 use super::convert::{Ranges, numbers};
-use super::directory::Layout;
+use super::layout::Layout;
 use super::rows::each_row;
 use super::samples::{Colour, Format, Range};
 

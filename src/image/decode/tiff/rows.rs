@@ -8,7 +8,7 @@ use std::io::{self, Cursor, Error, ErrorKind, Read, Seek};
 use image_webp::WebPDecoder;
 
 use super::chunk::{Compression, Piece, reader, undo_differences, undo_float_differences};
-use super::directory::Layout;
+use super::layout::Layout;
 use crate::image::decode::jpeg;
 use crate::image::error::ImageError;
 
