@@ -13,7 +13,16 @@ use serde_json::{Map, Value};
 const MOST_ENTRIES: usize = 100_000;
 
 /// Least and greatest number that is believed.
-type Range = (f64, f64);
+pub(crate) type Range = (f64, f64);
+
+/// Overlap of regions, as a share of their side.
+pub(crate) const OVERLAP: Range = (0.0, 0.9);
+/// How much stronger the finest detail gets.
+pub(crate) const SHARPEN: Range = (0.0, 2.0);
+/// Strength of classifier-free guidance.
+pub(crate) const GUIDANCE: Range = (0.0, 1000.0);
+/// Standard deviation of the grain, in levels of 255.
+pub(crate) const GRAIN: Range = (0.0, 20.0);
 
 const WIDTH: Range = (1.0, 65_536.0);
 const COUNT: Range = (0.0, 1024.0);
@@ -180,11 +189,11 @@ const FIELDS: &[(&str, Range)] = &[
     // A manifest's run settings
     ("denoise_steps", TIMESTEP),
     ("eta", SHARE),
-    ("grain", (0.0, 20.0)),
-    ("guidance", (0.0, 1000.0)),
+    ("grain", GRAIN),
+    ("guidance", GUIDANCE),
     ("native_size", PIXELS),
-    ("overlap", (0.0, 0.9)),
-    ("sharpen", (0.0, 2.0)),
+    ("overlap", OVERLAP),
+    ("sharpen", SHARPEN),
     ("steps", TIMESTEP),
     ("strength", SHARE),
     ("timesteps", TIMESTEP),

@@ -85,6 +85,8 @@ fn one(
     let opened = picture::open(job, &input)?;
     let format = opened.format();
     check(&original, &opened, keep)?;
+    let named = Output::Path(item.input.clone());
+    job.report(&input, &named)?;
     let target = Output::Path(original.path.clone());
     picture::check_output(job, &opened, &target, format)?;
     target.check_writable().map_err(Error::from)?;
@@ -105,7 +107,7 @@ fn one(
         let (engine, settings) = folder::load(job, loaded, reporter)?;
         let settings = &job.masked(settings, &input)?;
         let picture = picture::decode((engine, settings), job, opened, &output)?;
-        let files = (&input, &output, format);
+        let files = picture::Places { input: &input, output: &output, named: &named, format };
         picture::enlarge((engine, settings), job, &picture, files, reporter)
     };
     let result = enlarge().and_then(|summary| original.replace(keep.times).map(|()| summary));
@@ -114,7 +116,7 @@ fn one(
     {
         backup.undo();
     }
-    Ok(result?.replacen(&output.name(), &item.input.display().to_string(), 1))
+    result
 }
 
 /// Refuses what cannot be written back as it was.

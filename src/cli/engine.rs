@@ -12,7 +12,7 @@ use cupscale::{
     model::text::LoraTag,
     pipeline::{Engine, Error, FirstEnlarger},
     weights::{
-        ModelChoice,
+        CaptionerChoice, ModelChoice,
         registry::{self, Kind, Store},
     },
 };
@@ -41,15 +41,22 @@ pub fn load(
     Ok(Engine::load_chosen(&chosen, devices)?)
 }
 
-/// Checks a model's configurations and the headers of its weights.
+/// Checks that an installed model can be run: its configurations, the headers of its weights, what its manifest says of runs.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
-    if registry::resolve(model)?.kind == Some(Kind::Enlarger) {
-        return first(model).map(drop);
+    match registry::resolve(model)?.kind {
+        Some(Kind::Enlarger) => first(model).map(drop),
+        Some(Kind::Captioner) => {
+            let choice = CaptionerChoice { model: Some(model.to_owned()), ..Default::default() };
+            Ok(choice.open().map(drop)?)
+        }
+        // These cannot be run without the model that they are for.
+        Some(Kind::Control | Kind::Lora | Kind::Vae) => Ok(()),
+        Some(Kind::Diffusion) | None => {
+            let chosen = ModelChoice::of(model.to_owned()).open()?;
+            let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
+            Ok(Engine::load_chosen(&chosen, &[device]).map(drop)?)
+        }
     }
-    let chosen = ModelChoice::of(model.to_owned()).open()?;
-    let device = DeviceSpec::Cpu.open().map_err(Error::from)?;
-    Engine::load(&chosen.files, &device)?;
-    Ok(())
 }
 
 /// The first enlarger of that name or in that file; `None` for Lanczos.

@@ -104,6 +104,7 @@ impl CliError {
                 Error::OtherJob { .. }
                 | Error::NothingToResume { .. }
                 | Error::DamagedWork { .. }
+                | Error::Setting { .. }
                 | Error::SizeOfNoise { .. }
                 | Error::NoFirstStep { .. },
             ) => USAGE,

@@ -170,6 +170,7 @@ fn one(
     }
     output.check_writable().map_err(Error::from)?;
     let picture = picture::decode((engine, settings), job, opened, &output)?;
-    let files = (&input, &output, item.format);
+    let files =
+        picture::Places { input: &input, output: &output, named: &output, format: item.format };
     picture::enlarge((engine, settings), job, &picture, files, reporter).map(Outcome::Done)
 }

@@ -86,8 +86,16 @@ pub fn run(mut args: GenerateArgs) -> Result<u8, CliError> {
         if let (Some(page), Some(picture)) = (page, &base) {
             let (output, done) = (&output, &done);
             let computes_on = &*engine.computes_on();
-            let about =
-                report::Job { input: BASE, picture, output, done, timeline, notes, computes_on };
+            let about = report::Job {
+                input: BASE,
+                picture,
+                output,
+                named: output,
+                done,
+                timeline,
+                notes,
+                computes_on,
+            };
             let bytes = report::write(&page, &about)?;
             summary += &format!("; {} ({})", page.name(), units::bytes(bytes));
         }

@@ -6,7 +6,7 @@ use cupscale::{
     units,
     weights::{
         hub::{Hub, HubOptions},
-        registry::{self, Kind, Listed, ModelError, OwnWeights, RunDefaults, State, Store},
+        registry::{self, Listed, ModelError, OwnWeights, RunDefaults, State, Store},
     },
 };
 
@@ -114,10 +114,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
     };
     let mut reporter = Reporter::new(&args.watch.show()?);
     let entry = registry::add(store, &args.name, own, &mut reporter)?;
-    // A ControlNet cannot be run without the model that it is for.
-    if entry.kind != Kind::Control
-        && let Err(error) = engine::check(entry.name.as_ref())
-    {
+    if let Err(error) = engine::check(entry.name.as_ref()) {
         reporter.tell(&format!("{} cannot be run as it is: {}", entry.name, advice::line(&error)));
     }
     let files: usize = entry.sources.iter().map(|source| source.files.len()).sum();

@@ -67,15 +67,25 @@ pub fn size_notes(size: (u32, u32), job: &Job) -> Result<Vec<String>, CliError> 
     Ok(size_notes::notes(size, target, job.size()))
 }
 
+/// Where a picture comes from and goes to.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    pub input: &'a Input,
+    pub output: &'a Output,
+    /// Where a user finds the output: there, or where it is moved to when it is complete.
+    pub named: &'a Output,
+    pub format: Format,
+}
+
 /// Enlarges one picture with a loaded model; returns a summary.
 pub fn enlarge(
     (engine, settings): (&Engine, &Settings),
     job: &Job,
     picture: &Picture,
-    (input, output, format): (&Input, &Output, Format),
+    Places { input, output, named, format }: Places<'_>,
     reporter: &mut Reporter,
 ) -> Result<String, CliError> {
-    let page = job.report(input, output)?;
+    let page = job.report(input, named)?;
     for note in size_notes((picture.width, picture.height), job)? {
         reporter.tell(&note);
     }
@@ -84,7 +94,7 @@ pub fn enlarge(
     let (timeline, notes) = reporter.ended();
     let mut summary = format!(
         "{}: {} × {}, {} × {}",
-        output.name(),
+        named.name(),
         done.width,
         done.height,
         units::count(done.regions, "region"),
@@ -93,7 +103,8 @@ pub fn enlarge(
     if let Some(page) = page {
         let (input, done) = (&*input.name(), &done);
         let computes_on = &*engine.computes_on();
-        let about = report::Job { input, picture, output, done, timeline, notes, computes_on };
+        let about =
+            report::Job { input, picture, output, named, done, timeline, notes, computes_on };
         let bytes = report::write(&page, &about)?;
         summary += &format!("; {} ({})", page.name(), units::bytes(bytes));
     }

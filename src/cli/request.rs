@@ -174,7 +174,9 @@ pub fn kind_of(error: &CliError) -> Kind {
             Error::Image(_) => Kind::Input,
             Error::Memory { .. } | Error::PictureMemory { .. } | Error::OutOfMemory => Kind::Memory,
             Error::Sampler(error) if error.is_wrong_choice() => Kind::Settings,
-            Error::OutputTooLarge { .. } | Error::Canvas(_) => Kind::Settings,
+            Error::OutputTooLarge { .. } | Error::Setting { .. } | Error::Canvas(_) => {
+                Kind::Settings
+            }
             _ => Kind::Failed,
         },
         _ => Kind::Failed,

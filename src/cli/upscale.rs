@@ -53,7 +53,7 @@ pub fn run(job: &Job) -> Result<u8, CliError> {
         let (engine, settings) = job.load(|note| reporter.tell(note))?;
         let loaded = (&engine, &job.masked(&settings, input)?);
         let picture = picture::decode(loaded, job, opened, &output)?;
-        let files = (input, &output, format);
+        let files = picture::Places { input, output: &output, named: &output, format };
         let done = waiting::until_free(job, &mut reporter, |reporter| {
             // Whoever worked on it may have made it.
             if exists() {

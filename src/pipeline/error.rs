@@ -54,6 +54,9 @@ pub enum Error {
     Control { control: String, reason: String },
     #[error("{width} × {height}: more pixels than an output can have (2³⁴)")]
     OutputTooLarge { width: u32, height: u32 },
+    /// A setting beyond its range, or no number.
+    #[error("{name}: {value} is not possible: it must be {least} to {most}")]
+    Setting { name: &'static str, value: f64, least: f64, most: f64 },
     /// A size that a picture made from noise cannot have.
     #[error(
         "a picture of {width} × {height} cannot be made from noise: both sides must be multiples of {unit}, and it may be \

@@ -10,7 +10,7 @@ use super::{
     colour_match::{Measure, Moments},
     cut_light,
     grain::Grain,
-    protect::Places,
+    protect::{self, Places},
     settings::{ColourFix, Defaults, Settings},
     sharpen,
 };
@@ -91,6 +91,8 @@ impl Finish {
         let of_fix = match self.fix {
             ColourFix::Wavelet => colour_fix::RADIUS + cut_light::RADIUS,
             ColourFix::Lab => colour_fix::RADIUS,
+            // Grain asks what is flat.
+            ColourFix::None if !self.grain.is_none() => protect::RADIUS,
             ColourFix::Adain | ColourFix::None => 0,
         };
         of_fix + if self.sharpen > 0.0 { sharpen::RADIUS } else { 0 }
@@ -127,18 +129,18 @@ impl Finish {
         place: (usize, usize),
         width: usize,
     ) {
-        let places = (self.fix != ColourFix::None).then(|| Places::new(source, width));
-        if let Some(places) = &places {
-            places.apply(picture, source);
+        let protects = self.fix != ColourFix::None;
+        if protects || !self.grain.is_none() {
+            let places = Places::new(source, width);
+            if protects {
+                places.apply(picture, source);
+            }
             // The others set the mean of the whole picture.
             if self.fix == ColourFix::Wavelet {
-                cut_light::give_back(picture, places, width);
+                cut_light::give_back(picture, &places, width);
             }
-        }
-        if !self.grain.is_none() {
             // What is flat in the input is no photograph's, and stays clean.
-            let detail = places.as_ref().map(|places| places.detail.as_slice());
-            self.grain.add(picture, detail, place, width);
+            self.grain.add(picture, &places.detail, place, width);
         }
         if self.detail_only {
             blend::luminosity(picture, source);

@@ -28,22 +28,28 @@ impl Grain {
     }
 
     /// Adds it to `picture`, `[height, width, 3]` in −1…1, whose first pixel is at this row and column of the output; each
-    /// pixel takes its share, `[height, width]`, or everything where there are no shares.
+    /// pixel takes its share, `[height, width]`. Near white and black it is no stronger than there is room on either side: cut on
+    /// one side alone it would move the mean.
     pub fn add(
         self,
         picture: &mut [f32],
-        shares: Option<&[f32]>,
+        shares: &[f32],
         (top, left): (usize, usize),
         width: usize,
     ) {
+        if self.is_none() {
+            return;
+        }
         let field = NoiseField::new(self.seed);
         let deviation = self.amount * 2.0 / 255.0;
         picture.par_chunks_mut(3 * width).enumerate().for_each(|(y, line)| {
             for (x, pixel) in line.chunks_exact_mut(3).enumerate() {
-                let share = shares.map_or(1.0, |shares| shares[y * width + x]);
-                if share > 0.0 {
+                let share = shares[y * width + x];
+                let room = pixel.iter().fold(1.0, |room, value| f32::min(room, 1.0 - value.abs()));
+                if share > 0.0 && room > 0.0 {
                     let (y, x) = ((top + y) as u32, (left + x) as u32);
                     let noise = share * deviation * field.at(DRAW, 0, y, x);
+                    let noise = noise.clamp(-room, room);
                     pixel.iter_mut().for_each(|value| *value += noise);
                 }
             }
@@ -57,7 +63,7 @@ mod tests {
 
     fn grained(amount: f64, seed: u64, place: (usize, usize), size: (usize, usize)) -> Vec<f32> {
         let mut picture = vec![0.0; 3 * size.0 * size.1];
-        Grain::new(amount, seed).add(&mut picture, None, place, size.1);
+        Grain::new(amount, seed).add(&mut picture, &vec![1.0; size.0 * size.1], place, size.1);
         picture
     }
 
@@ -86,10 +92,26 @@ mod tests {
     #[test]
     fn a_pixel_takes_its_share() {
         let mut picture = vec![0.0; 3 * 4];
-        Grain::new(1.0, 3).add(&mut picture, Some(&[0.0, 1.0, 0.5, 0.0]), (0, 0), 4);
+        Grain::new(1.0, 3).add(&mut picture, &[0.0, 1.0, 0.5, 0.0], (0, 0), 4);
         let whole = grained(1.0, 3, (0, 0), (1, 4));
         assert_eq!(picture[..3], [0.0; 3]);
         assert_eq!(picture[3..6], whole[3..6]);
         assert!((picture[6] - 0.5 * whole[6]).abs() < 1e-7);
+    }
+
+    #[test]
+    fn nothing_leaves_the_range_and_the_mean_stays_near_its_ends() {
+        let side = 128;
+        for end in [0.99f32, -0.99, 1.0, -1.0, 1.2] {
+            let mut picture = vec![end; 3 * side * side];
+            Grain::new(4.0, 3).add(&mut picture, &vec![1.0; side * side], (0, 0), side);
+            if end.abs() >= 1.0 {
+                assert!(picture.iter().all(|value| *value == end));
+                continue;
+            }
+            assert!(picture.iter().all(|value| value.abs() <= 1.0));
+            let mean = picture.iter().sum::<f32>() / picture.len() as f32;
+            assert!((mean - end).abs() < 3e-4 && picture[0] != end, "{end}: {mean}");
+        }
     }
 }

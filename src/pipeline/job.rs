@@ -159,7 +159,7 @@ impl JobSpec {
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
             for (key, value) in [("sharpen", settings.sharpen), ("grain", settings.grain)] {
-                if let Some(value) = value.filter(|_| settings.repaints()) {
+                if let Some(value) = value.filter(|_| plan.repaints) {
                     record[key] = value.into();
                 }
             }

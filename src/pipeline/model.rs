@@ -15,7 +15,7 @@ use crate::{
         vae::Vae,
     },
     sampler::{SamplerError, Schedule, SchedulerConfig},
-    weights::{EMBEDDED_MODEL, Footprint, LoraScale, ModelFiles},
+    weights::{Footprint, LoraScale, ModelFiles},
 };
 
 use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
@@ -234,10 +234,7 @@ impl Model {
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale.clone())).collect(),
             embeddings: files.embeddings().map(str::to_owned).collect(),
             controls: files.controls().map(str::to_owned).collect(),
-            name: source.path().map_or_else(
-                || EMBEDDED_MODEL.to_owned(),
-                |path| path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            ),
+            name: source.short_name(),
         })
     }
 

@@ -217,6 +217,10 @@ mod tests {
             read(r#"{"steps": 8, "overlap": 0, "sigmas": "beta"}"#).or(read(own)),
             read(r#"{"sampler": "ddim", "eta": 0.5, "steps": 8, "overlap": 0, "sigmas": "beta"}"#)
         );
+        let (first, second) = (r#"{"sharpen": 0.2}"#, r#"{"sharpen": 0.6, "grain": 1.25}"#);
+        assert_eq!(read(first).or(read(second)), read(r#"{"sharpen": 0.2, "grain": 1.25}"#));
+        assert_eq!(read("{}").or(read(second)), read(second));
+        assert_ne!(read(first), read("{}"));
         assert_eq!(
             read(r#"{"sampler": "tcd", "guidance": 2}"#).or(read(own)),
             read(

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{blend::towards, colour_fix};
 
 /// Distance in image pixels within which the input is looked at: that of the colour fix, whose windows are shared.
-const RADIUS: usize = colour_fix::RADIUS;
+pub(super) const RADIUS: usize = colour_fix::RADIUS;
 
 /// One level of 255 in the range −1…1.
 const LEVEL: f32 = 2.0 / 255.0;

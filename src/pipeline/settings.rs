@@ -8,10 +8,11 @@ use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
     model::text::PromptSyntax,
+    ranges,
     sampler::{Denoise, SamplerKind, SigmaChoice, TimestepSpacing},
 };
 
-use super::{mask::Mask, model_defaults::ModelDefaults, profile::ProfileRow};
+use super::{error::Error, mask::Mask, model_defaults::ModelDefaults, profile::ProfileRow};
 
 /// Default values of all settings; a test checks the README's table of options against them.
 #[derive(Clone, Copy, Debug)]
@@ -185,10 +186,40 @@ impl Settings {
         self.blend = row.blend.unwrap_or(self.blend);
     }
 
-    /// These settings with the model's defaults of what is done to decoded pixels.
+    /// These settings, where they say nothing of what is done to decoded pixels, with the model's defaults or the program's: the
+    /// output's record has them, whatever another model's are.
     #[must_use]
     pub(crate) fn with_finish(self, model: &ModelDefaults) -> Self {
-        Self { sharpen: self.sharpen.or(model.sharpen), grain: self.grain.or(model.grain), ..self }
+        Self {
+            sharpen: self.sharpen.or(model.sharpen).or(Some(Defaults::SHARPEN)),
+            grain: self.grain.or(model.grain).or(Some(Defaults::GRAIN)),
+            ..self
+        }
+    }
+
+    /// Checks the numbers that have a range of their own, whatever the model; a schedule and ControlNets check theirs.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the first that is beyond it.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let share = |name, value| (name, Some(value), (0.0, 1.0));
+        let numbers = [
+            share("gsp", self.gsp),
+            share("rap", self.rap),
+            share("rsp", self.rsp),
+            share("blend", self.blend),
+            ("eta", self.eta, (0.0, 1.0)),
+            ("overlap", self.overlap, ranges::OVERLAP),
+            ("guidance", self.guidance, ranges::GUIDANCE),
+            ("sharpen", self.sharpen, ranges::SHARPEN),
+            ("grain", self.grain, ranges::GRAIN),
+        ];
+        for (name, value, (least, most)) in numbers {
+            if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
+                return Err(Error::Setting { name, value, least, most });
+            }
+        }
+        Ok(())
     }
 
     /// True if the output has anything of the model.
@@ -245,6 +276,42 @@ impl Default for Settings {
             max_memory: None,
             jpeg_quality: crate::image::DEFAULT_QUALITY,
             bit_depth: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_beyond_its_range_or_none_is_refused_by_its_name() {
+        assert!(Settings::default().check().is_ok());
+        type Put = fn(&mut Settings, f64);
+        let set: [(&str, Put, f64); 9] = [
+            ("gsp", |it, value| it.gsp = value, 1.0),
+            ("rap", |it, value| it.rap = value, 1.0),
+            ("rsp", |it, value| it.rsp = value, 1.0),
+            ("blend", |it, value| it.blend = value, 1.0),
+            ("eta", |it, value| it.eta = Some(value), 1.0),
+            ("overlap", |it, value| it.overlap = Some(value), ranges::OVERLAP.1),
+            ("guidance", |it, value| it.guidance = Some(value), ranges::GUIDANCE.1),
+            ("sharpen", |it, value| it.sharpen = Some(value), ranges::SHARPEN.1),
+            ("grain", |it, value| it.grain = Some(value), ranges::GRAIN.1),
+        ];
+        for (name, put, most) in set {
+            let checked = |value| {
+                let mut settings = Settings::default();
+                put(&mut settings, value);
+                settings.check()
+            };
+            assert!(checked(0.0).is_ok() && checked(most).is_ok(), "{name}");
+            for value in [-0.01, most * 1.01, f64::NAN, f64::INFINITY] {
+                let Err(Error::Setting { name: said, .. }) = checked(value) else {
+                    panic!("{name}: {value} is taken");
+                };
+                assert_eq!(said, name);
+            }
         }
     }
 }

@@ -177,6 +177,15 @@ pub fn named_enlarger(name: &OsStr) -> Result<EnlargerFiles, ChoiceError> {
     Ok(if model.kind.is_some() { files.with_name(model.name) } else { files })
 }
 
+/// `true` for the name that the embedded model has, unless a model is installed under it.
+#[must_use]
+pub fn names_embedded(name: &str) -> bool {
+    let is_installed = || Store::open().and_then(|store| store.manifest(name));
+    cfg!(feature = "embedded-model")
+        && name == EMBEDDED_MODEL
+        && !is_installed().is_ok_and(|entry| entry.is_some())
+}
+
 /// `true` for the embedded model's name, where nothing else has it.
 fn is_embedded(name: &OsStr) -> bool {
     cfg!(feature = "embedded-model")

@@ -53,7 +53,9 @@ mod tokenizer_files;
 mod weights_file;
 mod with_embedding;
 
-pub use choice::{CaptionerChoice, ChoiceError, ChosenModel, ModelChoice, named_enlarger};
+pub use choice::{
+    CaptionerChoice, ChoiceError, ChosenModel, ModelChoice, named_enlarger, names_embedded,
+};
 pub use contents::FileContents;
 pub use enlarger::EnlargerFiles;
 pub use error::WeightsError;

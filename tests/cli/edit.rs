@@ -31,6 +31,23 @@ fn a_file_takes_the_place_of_the_original_and_nothing_else_is_left() {
 }
 
 #[test]
+fn a_page_about_an_edit_is_beside_the_file_and_names_it() {
+    let shell = Shell::new();
+    shell.picture("a.png", 24, 16);
+    let output = shell.run(&edit("a.png --report"));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(shell.names(), ["a.png", "a.png.html"]);
+    let told = stderr(&output);
+    assert!(told.contains("a.png: 48 × 32") && told.contains("a.png.html"), "{told}");
+    assert!(!told.contains("cupscale-edit"), "{told}");
+    let page = String::from_utf8(shell.bytes("a.png.html")).unwrap();
+    assert!(page.contains("a.png") && !page.contains("cupscale-edit"));
+    // A page that cannot be is refused before there is a backup.
+    shell.fail(&edit("a.png --backup --report=a.png"), 2);
+    assert_eq!(shell.names(), ["a.png", "a.png.html"]);
+}
+
+#[test]
 fn a_backup_has_the_bytes_of_the_original_and_is_never_written_over() {
     let shell = Shell::new();
     let before = fs::read(shell.picture("a.png", 24, 16)).unwrap();

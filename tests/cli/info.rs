@@ -39,6 +39,7 @@ fn the_settings_of_a_picture_make_it_again() {
             "tif",
         ),
         ("-s 2 --sharpen 0 --grain 0", "png"),
+        ("-s 2 --bit-depth 16", "png"),
         ("-s 2 --sharpen 1.1 --grain 2.5 --color-fix none", "png"),
         ("--size 60x40 --timesteps 499,249 --denoise-steps 1 --rsp 0 --fusion average", "webp"),
         (

@@ -244,7 +244,8 @@ fn a_model_has_a_name_and_the_only_one_needs_none() {
     assert!(none.contains("models pull") && none.contains("--caption-model"), "{none}");
 
     let folder = fixture("llava/llava15_llama");
-    succeed(command(&shell, "models add seer").arg(&folder));
+    let added = succeed(command(&shell, "models add seer").arg(&folder));
+    assert!(!stderr(&added).contains("cannot be run"), "{}", stderr(&added));
     assert_eq!(by_name(&[])["model"], "seer");
     assert_eq!(texts(&by_name(&[])), texts(&expected));
     // A pair of files in two places.

@@ -67,7 +67,8 @@ fn plan(bench: &Bench, options: &str) -> String {
 fn a_name_runs_what_its_manifest_says_and_options_go_before_it() {
     let bench = bench();
     let (model, lora) = (tiny(), lora());
-    let run_as = "--sampler tcd --eta 0.2 --steps 4 --denoise-steps 3 --guidance 2";
+    let run_as =
+        "--sampler tcd --eta 0.2 --steps 4 --sharpen 0.4 --grain 3 --denoise-steps 3 --guidance 2";
     bench.succeed(&format!("add mine {model} --lora {lora}:0.7 {run_as}"));
     let explicit = format!("--model {model} --lora {lora}:0.7 {run_as}");
     let (by_name, mut recorded) = picture(&bench, "--model mine");
@@ -79,6 +80,8 @@ fn a_name_runs_what_its_manifest_says_and_options_go_before_it() {
         ("steps", json!(4)),
         ("denoise_steps", json!(3)),
         ("guidance", json!(2.0)),
+        ("sharpen", json!(0.4)),
+        ("grain", json!(3.0)),
         ("loras", json!([["hyper.safetensors", 0.7]])),
     ] {
         assert_eq!(recorded[key], value, "{key} in {recorded}");
@@ -106,13 +109,29 @@ fn a_manifests_native_size_is_the_side_of_the_regions() {
     let model = tiny();
     bench.succeed(&format!("add plain {model}"));
     bench.succeed(&format!("add wide {model} --native-size 128"));
-    bench.succeed(&format!("add odd {model} --native-size 129"));
+    let output = bench.run(&format!("add odd {model} --native-size 129"));
+    let told = stderr(&output);
+    assert!(output.status.success() && told.contains("odd cannot be run as it is: "), "{told}");
+    assert!(told.contains("a native size of 129 pixels is no multiple of"), "{told}");
     let own = plan(&bench, &format!("--model {model}"));
     assert_eq!(plan(&bench, "--model plain"), own);
     let wide = plan(&bench, "--model wide");
     assert!(wide.contains(" of 128 px, overlap 64 px") && !own.contains(" of 128 px"), "{wide}");
     let line = one_line(&run(&bench, "plan in.png --model odd"), 1);
     assert!(line.contains("odd: a native size of 129 pixels is no multiple of"), "{line}");
+}
+
+#[test]
+fn a_model_installed_under_the_embedded_ones_name_is_that_model_when_settings_are_reused() {
+    let bench = bench();
+    let (embedded, recorded) = picture(&bench, "--denoise-steps 1");
+    assert_eq!(recorded["model"], "mini");
+    bench.succeed(&format!("add mini {}", tiny()));
+    let (installed, recorded) = picture(&bench, "--denoise-steps 1 --model mini");
+    assert_eq!(recorded["model"], "mini");
+    assert!(installed != embedded);
+    fs::rename(bench.dir.path().join("out.png"), bench.dir.path().join("first.png")).unwrap();
+    assert_eq!(picture(&bench, "--reuse first.png").0, installed);
 }
 
 #[test]

@@ -162,19 +162,31 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     let (own, settings) = made("in.png -s 2");
     assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.6.into(), &1.25.into()));
     assert_eq!(made("in.png -s 2 --sharpen 0.6 --grain 1.25").0, own);
-    let (soft, grainy) =
-        (made("in.png -s 2 --sharpen 0 --grain 0").0, made("in.png -s 2 --grain 8").0);
-    assert!(soft != own && grainy != own);
+    let plain = made("in.png -s 2 --sharpen 0 --grain 0").0;
+    // One of the two by itself: the other is the model's.
+    let (soft, clean) = (made("in.png -s 2 --sharpen 0").0, made("in.png -s 2 --grain 0").0);
+    assert!(soft != own && clean != own && soft != clean && soft != plain && clean != plain);
+    // What the model did not say is recorded too: another model's values are not these.
+    let (_, settings) = made(&format!("in.png -s 2 --model {}", tiny().display()));
+    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.0.into(), &0.0.into()));
     let (alone, settings) = made("in.png -s 2 --blend 0");
     assert!(settings.get("sharpen").is_none() && settings.get("grain").is_none());
     let output = shell.run("in.png -s 2 --blend 0 --grain 3 -o other.png");
     assert!(stderr(&output).contains("sharpening and grain are the repaint's"));
+    let output = shell.run("in.png -s 2 --blend 0 --grain 0 -o other.png");
+    assert!(!stderr(&output).contains("sharpening and grain"));
     assert_eq!(pictures::open(shell.path("other.png")).to_rgb8(), alone);
     // Paper stays paper.
     let paper = image::RgbImage::from_pixel(40, 24, image::Rgb([231, 228, 219]));
     pictures::save(paper.into(), &shell.path("paper.png"));
     let (paper, _) = made("paper.png -s 2 --grain 20 --sharpen 2");
     assert!(paper.pixels().all(|pixel| *pixel == image::Rgb([231, 228, 219])));
+    // Also where colours are the model's.
+    let unfixed = |grain| made(&format!("paper.png -s 2 --color-fix none --grain {grain}")).0;
+    assert_eq!(unfixed(20), unfixed(0));
+    assert!(
+        made("in.png -s 2 --color-fix none").0 != made("in.png -s 2 --color-fix none --grain 0").0
+    );
 }
 
 #[test]

@@ -2,6 +2,11 @@
 
 use clap::Command;
 
+use super::{
+    raw::NOT_OF_RAW,
+    verbs::{NOT_OF_CAPTION, NOT_OF_EDIT, NOT_OF_GENERATE, hide},
+};
+
 /// Examples that the short help opens with.
 const FIRST_EXAMPLES: &str = "\
 Examples:
@@ -84,4 +89,54 @@ fn brief(command: Command) -> Command {
             None => option.hide(true),
         }
     })
+}
+
+/// The command, whose verbs say of the options that they share with enlarging what is theirs, and hide the others.
+pub fn of_verbs(command: Command) -> Command {
+    command
+        .mut_subcommand("plan", |plan| {
+            let help = "Picture to plan for; `-` reads standard input";
+            inputs(plan, "cupscale-fast plan [OPTIONS] INPUT", help)
+        })
+        .mut_subcommand("caption", |caption| {
+            let help = "Picture to describe; `-` reads standard input";
+            let caption = inputs(caption, "cupscale-fast caption [OPTIONS] INPUT", help);
+            let output = "Where to write the JSON [default: standard output]";
+            hide(caption, NOT_OF_CAPTION).mut_arg("output", |option| option.help(output))
+        })
+        .mut_subcommand("edit", |edit| {
+            let help = "Picture files to enlarge, each in its place";
+            hide(inputs(edit, "cupscale-fast edit [OPTIONS] INPUT...", help), NOT_OF_EDIT)
+        })
+        .mut_subcommand("raw", |raw| {
+            let input = "Where the frames come from [default: standard input]";
+            let output = "Where the frames go [default: standard output]";
+            hide(raw, NOT_OF_RAW)
+                .mut_arg("input_option", |option| option.help(input).hide(false))
+                .mut_arg("output", |option| option.help(output))
+        })
+        .mut_subcommand("generate", |generate| {
+            let texts = [
+                ("output", "File of the picture; `-` writes standard output"),
+                ("format", "Format of the picture [default: by its name, else PNG]"),
+                (
+                    "bit_depth",
+                    "Bits of the picture's samples; 32 are floats, which TIFF and OpenEXR hold [default: 8]",
+                ),
+                ("prompt", "The same as PROMPT"),
+                (
+                    "model",
+                    "A text-to-image model that `models list` shows, a folder in diffusers layout, a .safetensors or .gguf file; \
+                     needed, because the embedded model makes no picture from words",
+                ),
+            ];
+            texts.into_iter().fold(hide(generate, NOT_OF_GENERATE), |generate, (id, text)| {
+                generate.mut_arg(id, |option| option.help(text))
+            })
+        })
+}
+
+/// A verb whose inputs stand in its short help, too.
+fn inputs(verb: Command, usage: &'static str, help: &'static str) -> Command {
+    verb.override_usage(usage).mut_arg("inputs", |option| option.help(help).hide(false))
 }

@@ -97,39 +97,11 @@ pub struct Cli {
 impl Cli {
     /// The definition, with each verb's own options in its help, and in the `short` help what most people need.
     fn definition(short: bool) -> clap::Command {
-        let caption = |command: clap::Command| {
-            hide(command, NOT_OF_CAPTION).mut_arg("output", |option| {
-                option.help("Where to write the JSON [default: standard output]")
-            })
-        };
-        let raw = |command: clap::Command| {
-            hide(command, NOT_OF_RAW)
-                .mut_arg("input_option", |option| {
-                    option.help("Where the frames come from [default: standard input]").hide(false)
-                })
-                .mut_arg("output", |option| {
-                    option.help("Where the frames go [default: standard output]")
-                })
-        };
-        let generate = |command: clap::Command| {
-            hide(command, NOT_OF_GENERATE)
-                .mut_arg("output", |option| {
-                    option.help("File of the picture; `-` writes standard output")
-                })
-                .mut_arg("format", |option| {
-                    option.help("Format of the picture [default: by its name, else PNG]")
-                })
-        };
         let command = Self::command();
         let command = if short { help::short(command, JOBS) } else { help::whole(command) };
         #[cfg(feature = "serve")]
         let command = command.mut_subcommand("serve", |command| hide(command, serve::refused()));
-        command
-            .mut_subcommand("caption", caption)
-            .mut_subcommand("edit", |command| hide(command, NOT_OF_EDIT))
-            .mut_subcommand("generate", generate)
-            .mut_subcommand("raw", raw)
-            .mut_subcommand("pipe", |command| hide(command, request::refused()))
+        help::of_verbs(command).mut_subcommand("pipe", |command| hide(command, request::refused()))
     }
 
     /// Parses the command line, and refuses options that the verb does not use.
@@ -196,9 +168,8 @@ impl Cli {
                     let reason = format!("--reuse {}: {reason}", picture.display());
                     definition.error(ErrorKind::ValueValidation, reason)
                 };
-                let reused =
-                    reuse::reused(picture, &typed.collect::<HashSet<_>>(), verb == "generate")
-                        .map_err(|reason| refuse(&mut definition, &reason))?;
+                let reused = reuse::reused(picture, &typed.collect::<HashSet<_>>(), verb)
+                    .map_err(|reason| refuse(&mut definition, &reason))?;
                 // What is wrong now was not typed.
                 Self::with(&mut definition, words, verb, reused)
                     .map_err(|error| refuse(&mut definition, &usage::line(&error)))
@@ -247,7 +218,7 @@ pub enum Verb {
     Caption(Box<JobArgs>),
     /// Make a picture from words, and enlarge it: from a prompt to 4K
     #[command(
-        after_help = "Example:\n  cupscale-fast generate \"a red fox in fresh snow\" -o fox.png --size 4096x4096 --model sdxl-base\n  cupscale-fast generate \"a red fox\" -o fox.png --model sdxl-base              the base picture alone\n  cupscale-fast generate \"a red fox\" -o fox.png -s 4 --keep-base small.png --seed 7 --model sdxl-base"
+        after_help = "Example:\n  cupscale-fast models pull sdxl-base\n  cupscale-fast generate \"a red fox in fresh snow\" -o fox.png --size 4096x4096 --model sdxl-base\n  cupscale-fast generate \"a red fox\" -o fox.png --model sdxl-base         the base picture alone\n  cupscale-fast generate \"a red fox\" -o fox.png -s 4 --keep-base small.png --seed 7 -n sdxl-base"
     )]
     Generate(Box<GenerateArgs>),
     /// Enlarge files in place: each is replaced when its new picture is complete
@@ -289,7 +260,7 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Put the program behind GIMP, darktable, Krita, file managers and others
     #[command(
-        after_help = "Example:\n  cupscale-fast integrate --list\n  cupscale-fast integrate gimp darktable"
+        after_help = "Example:\n  cupscale-fast integrate --list\n  cupscale-fast integrate gimp"
     )]
     Integrate(IntegrateArgs),
     /// Captioning process of the program
@@ -451,7 +422,11 @@ mod tests {
                 Defaults::VAE_DISK_CPU >> 30,
                 Defaults::VAE_DISK_GPU
             ),
-            format!("[default: the model's, or {} and {}]", Ddim::DEFAULT_ETA, Tcd::DEFAULT_ETA),
+            format!(
+                "[default: the model's, or {} for ddim and {} for tcd]",
+                Ddim::DEFAULT_ETA,
+                Tcd::DEFAULT_ETA
+            ),
         ] {
             assert!(help.contains(&default), "{default} not in: {help}");
         }

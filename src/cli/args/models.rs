@@ -29,7 +29,9 @@ pub struct ModelsArgs {
 #[derive(Debug, Subcommand)]
 pub enum ModelsVerb {
     /// Show installed and available models
-    #[command(after_help = "Example:\n  cupscale-fast models list")]
+    #[command(
+        after_help = "SIZE counts all files of a model, also those that it shares with others. `>` stands before a sum that lacks files of unknown size, `?` where no size is known: `pull` asks the hub for them.\n\nExample:\n  cupscale-fast models list"
+    )]
     List(ListArgs),
     /// Give your own weights a name; nothing is copied
     #[command(
@@ -130,7 +132,7 @@ pub struct AddArgs {
     /// Classifier-free guidance; 1 is none
     #[arg(long, value_name = "G", value_parser = values::guidance)]
     pub guidance: Option<f64>,
-    /// Noise that each step adds
+    /// Share of fresh noise in each step of ddim or tcd
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     pub eta: Option<f64>,
     /// Side of the pictures that it was trained on
@@ -180,6 +182,7 @@ pub struct VerifyArgs {
 
 #[derive(Args, Debug)]
 pub struct RemoveArgs {
+    /// Name of an installed model, or of your own weights
     pub name: String,
     #[command(flatten)]
     pub watch: WatchArgs,

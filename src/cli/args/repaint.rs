@@ -53,7 +53,7 @@ pub struct RepaintArgs {
     /// Sampler of the steps [default: the model's]
     #[arg(long, value_name = sampler_choice())]
     sampler: Option<SamplerKind>,
-    /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 and 0.3]
+    /// Share of fresh noise in each step of ddim or tcd [default: the model's, or 0 for ddim and 0.3 for tcd]
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     eta: Option<f64>,
     /// Spacing of the timesteps; few-step models want trailing [default: the model's]

@@ -7,7 +7,7 @@ use clap::Args;
 use cupscale::{
     image::read_settings,
     weights::{
-        EMBEDDED_MODEL,
+        names_embedded,
         registry::{Kind, Store},
     },
 };
@@ -32,7 +32,7 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 19] = [
+const PLAIN: [(&str, &[&str], Shape); 20] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
     ("prompt_syntax", &["prompt_syntax"], Shape::Text),
@@ -52,6 +52,7 @@ const PLAIN: [(&str, &[&str], Shape); 19] = [
     ("blend", &["blend"], Shape::Number),
     ("spacing", &["spacing", "timesteps"], Shape::Text),
     ("sigmas", &["sigmas", "timesteps"], Shape::Text),
+    ("bit_depth", &["bit_depth"], Shape::Number),
 ];
 /// Settings of LLaVA's sampling and weights.
 const CAPTION: [(&str, Shape); 4] = [
@@ -94,16 +95,12 @@ enum Shape {
 }
 
 /// The settings of the picture at `path`, but for those of which an option was typed: `typed` holds the options' names.
-/// Those of a base picture are for another that is made from words.
+/// Those of a base picture are for another that is made from words, and the bits of samples for verbs that write picture files.
 ///
 /// # Errors
 /// One line that says what cannot be taken: a file that is no picture or carries no settings, a value that is none, a model
 /// that is not installed.
-pub fn reused(
-    path: &std::path::Path,
-    typed: &HashSet<&str>,
-    generates: bool,
-) -> Result<Reused, String> {
+pub fn reused(path: &std::path::Path, typed: &HashSet<&str>, verb: &str) -> Result<Reused, String> {
     let settings = read_settings(path).map_err(|error| error.to_string())?;
     let Some(settings) = settings else {
         return Err("it carries no settings of this program".to_owned());
@@ -117,12 +114,14 @@ pub fn reused(
     if free(&["profile"]) {
         reused.words.push("--profile=balanced".into());
     }
+    let has_depth = !matches!(verb, "caption" | "raw" | "pipe" | "serve");
     for (key, options, shape) in PLAIN {
-        if let (Some(value), true) = (record.get(key), free(options)) {
+        let is_wanted = free(options) && (key != "bit_depth" || has_depth);
+        if let (Some(value), true) = (record.get(key), is_wanted) {
             reused.push(key, &plain(key, value, shape)?);
         }
     }
-    if generates {
+    if verb == "generate" {
         reused.base(&record, &free)?;
     }
     // A base picture by itself was not enlarged.
@@ -284,8 +283,7 @@ impl Reused {
         }
         let Some(value) = record.get("model").filter(|_| free(&["model"])) else { return Ok(()) };
         let name = plain("model", value, Shape::Text)?;
-        let is_embedded = cfg!(feature = "embedded-model") && name == EMBEDDED_MODEL;
-        if !is_embedded {
+        if !names_embedded(&name) {
             if !is_installed(&name, Kind::Diffusion) {
                 return Err(format!(
                     "its model {value} is not installed under this name: name it with --model"
@@ -296,7 +294,7 @@ impl Reused {
         let Some(value) = record.get("loras").filter(|_| free(&["lora"])) else { return Ok(()) };
         let loras = value.as_array().ok_or_else(|| wrong("loras", value))?;
         // Those of the installed model come with it, and are the first.
-        let own = if is_embedded { 0 } else { loras_of(&name) };
+        let own = loras_of(&name);
         for lora in loras.iter().skip(own) {
             let (Some(file), Some(scale)) =
                 (lora.get(0).and_then(Value::as_str), lora.get(1).and_then(Value::as_f64))

@@ -30,7 +30,10 @@ const CAPTIONS: usize = 2 << 20;
 pub struct Job<'a> {
     pub input: &'a str,
     pub picture: &'a Picture,
+    /// The file of the output.
     pub output: &'a Output,
+    /// Where a user finds it.
+    pub named: &'a Output,
     pub done: &'a pipeline::Report,
     pub timeline: &'a Timeline,
     pub notes: &'a [String],
@@ -79,7 +82,7 @@ fn page_of(job: &Job<'_>, shown: &Comparison) -> String {
     let data = script_json(&data(job));
     let crops: String = shown.details.iter().map(crop_of).collect();
     filled(TEMPLATE, |name| match name {
-        "title" => escaped(&job.output.name()),
+        "title" => escaped(&job.named.name()),
         "before" => url(&shown.before),
         "after" => url(&shown.after),
         "crops" => crops.clone(),
@@ -121,7 +124,7 @@ fn crop_of(detail: &Detail) -> String {
 
 /// What the page's script shows.
 fn data(job: &Job<'_>) -> Value {
-    let &Job { input, picture, output, done, timeline, notes, computes_on } = job;
+    let &Job { input, picture, named, done, timeline, notes, computes_on, .. } = job;
     let grid = done.captions.grid();
     let mut bytes = 0;
     let fits = |region: &&RegionEntry| {
@@ -147,7 +150,7 @@ fn data(job: &Job<'_>) -> Value {
         "{input}, {} × {} px, became {}, {} × {} px, in {}, on {computes_on}.",
         picture.width,
         picture.height,
-        output.name(),
+        named.name(),
         done.width,
         done.height,
         said(total)

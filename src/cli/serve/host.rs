@@ -12,7 +12,7 @@ use cupscale::{
     pipe::request::OutputForm,
     pipeline::{self, Engine, Error, Plan, Settings},
     weights::{
-        EMBEDDED_MODEL,
+        EMBEDDED_MODEL, names_embedded,
         registry::{Kind as ModelKind, State as ModelState, Store as Models, list},
     },
 };
@@ -189,11 +189,10 @@ impl Host {
     }
 
     fn open(&self, name: &str, note: impl FnMut(&str)) -> Result<Model, CliError> {
-        let is_embedded = cfg!(feature = "embedded-model") && name == EMBEDDED_MODEL;
         let job = if name == self.default {
             self.start.clone()
         } else {
-            self.start.with_model((!is_embedded).then(|| name.into()))
+            self.start.with_model((!names_embedded(name)).then(|| name.into()))
         };
         let (engine, settings) = job.load(note)?;
         Ok(Model { name: name.to_owned(), job, engine, settings })

@@ -96,13 +96,14 @@ impl Plan {
     /// Plans the job of enlarging an `input`.
     ///
     /// # Errors
-    /// A size of zero or beyond the address range, errors of [`SamplingPlan::resolve`], or insufficient
+    /// A setting beyond its range, a size of zero or beyond the address range, errors of [`SamplingPlan::resolve`], or insufficient
     /// memory.
     pub(crate) fn new(
         engine: &Engine,
         input: PictureShape,
         settings: &Settings,
     ) -> Result<Self, Error> {
+        settings.check()?;
         Self::with(engine, Geometry::new(&engine.model, input, settings)?, settings)
     }
 
@@ -115,6 +116,7 @@ impl Plan {
         size: (u32, u32),
         settings: &Settings,
     ) -> Result<Self, Error> {
+        settings.check()?;
         Self::with(engine, Geometry::of_noise(&engine.model, size, settings)?, settings)
     }
 
@@ -151,7 +153,7 @@ impl Plan {
         let repaints = settings.repaints() && !keeps_everything;
         if !settings.repaints() {
             sampling.notes.push(not_repainted(settings));
-            if settings.sharpen.is_some() || settings.grain.is_some() {
+            if [settings.sharpen, settings.grain].iter().flatten().any(|amount| *amount > 0.0) {
                 let note = "sharpening and grain are the repaint's: they have no effect here";
                 sampling.notes.push(note.to_owned());
             }

@@ -91,7 +91,10 @@ mod tests {
     };
     use crate::{
         image::{EncodeOptions, Encoder, Format, Output},
-        pipeline::settings::{ColourFix, Settings},
+        pipeline::{
+            grain::Grain,
+            settings::{ColourFix, Settings},
+        },
     };
 
     /// The samples of an output that is computed in tiles of this side.
@@ -166,6 +169,29 @@ mod tests {
                     "{case}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_grain_of_a_pixel_depends_on_its_place_alone_with_every_fix() {
+        let mut grain = vec![0.0; 3 * 60 * 40];
+        Grain::new(8.0, 0).add(&mut grain, &[1.0; 60 * 40], (0, 0), 60);
+        for colour_fix in FIXES {
+            let with =
+                |amount| made(Settings { grain: Some(amount), ..defaults_of(colour_fix) }, 20);
+            let (clean, grainy) = (with(0.0), with(8.0));
+            let (mut off, mut seen) = (0, 0);
+            let pixels = clean.chunks(3).zip(grainy.chunks(3)).zip(grain.chunks(3));
+            for ((clean, grainy), grain) in pixels {
+                // Where there is room on both sides.
+                if clean.iter().all(|value| (60..195).contains(value)) {
+                    let expected = f32::from(clean[0]) + grain[0] * 127.5;
+                    seen += 1;
+                    off += usize::from((f32::from(grainy[0]) - expected).abs() > 1.5);
+                }
+            }
+            // A few of them are flat.
+            assert!(seen > 80 && off * 10 < seen, "{colour_fix:?}: {off} of {seen}");
         }
     }
 
