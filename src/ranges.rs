@@ -189,6 +189,7 @@ const FIELDS: &[(&str, Range)] = &[
     // A manifest's run settings
     ("denoise_steps", TIMESTEP),
     ("eta", SHARE),
+    ("fidelity", SHARE),
     ("grain", GRAIN),
     ("guidance", GUIDANCE),
     ("native_size", PIXELS),

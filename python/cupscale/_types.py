@@ -98,6 +98,7 @@ class Settings(TypedDict, total=False):
     rsp: Optional[float]
     sharpen: Optional[float]
     grain: Optional[float]
+    fidelity: Optional[float]
     color_fix: Optional[Literal["wavelet", "adain", "lab", "none"]]
     detail_only: Optional[bool]
     blend: Optional[float]

@@ -218,6 +218,7 @@ fn repainting(keywords: &Keywords<'_>, settings: &mut Settings) -> PyResult<[boo
     settings.blend = blend.unwrap_or(settings.blend);
     settings.sharpen = keywords.get("sharpen", |value| number(value, values::sharpen))?;
     settings.grain = keywords.get("grain", |value| number(value, values::grain))?;
+    settings.fidelity = keywords.get("fidelity", |value| number(value, values::weight))?;
     let fixes = [ColourFix::Wavelet, ColourFix::Adain, ColourFix::Lab, ColourFix::None]
         .map(|fix| (fix.name(), fix));
     settings.colour_fix = one_of(keywords, "color_fix", &fixes)?.unwrap_or(settings.colour_fix);

@@ -1,7 +1,7 @@
 //! Names of all keywords: those of an engine, and those of its jobs.
 
 /// Keywords of every job.
-pub const SETTINGS: [&str; 40] = [
+pub const SETTINGS: [&str; 41] = [
     "scale",
     "size",
     "long_edge",
@@ -29,6 +29,7 @@ pub const SETTINGS: [&str; 40] = [
     "rsp",
     "sharpen",
     "grain",
+    "fidelity",
     "color_fix",
     "detail_only",
     "blend",

@@ -109,6 +109,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             overlap: args.overlap,
             sharpen: args.sharpen,
             grain: args.grain,
+            fidelity: args.fidelity,
             ..RunDefaults::default()
         },
     };

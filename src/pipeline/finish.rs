@@ -1,15 +1,17 @@
-//! What is done to decoded pixels on their way to the output, in this order: sharpening, the colour fix, the protection of flat
-//! and neutral places, the light that is cut, grain, the repaint's light alone, the mix with the input, the mask (docs/method.md
+//! What is done to decoded pixels on their way to the output, in this order: sharpening, the colour fix, back-projection, the
+//! protection of flat and neutral places, the light that is cut, grain, the repaint's light alone, the mix with the input, the mask (docs/method.md
 //! §6b and §6c).
 //!
 //! Most of it is done to a VAE tile as soon as it is decoded. Where the fix compares whole pictures, the rest waits until
 //! all rows are decoded (`stages/whole_colours.rs`).
 
 use super::{
+    back_projection::{BackProjection, InputPixels},
     blend, colour_fix,
     colour_match::{Measure, Moments},
     cut_light,
     grain::Grain,
+    plan::geometry::Geometry,
     protect::{self, Places},
     settings::{ColourFix, Defaults, Settings},
     sharpen,
@@ -23,9 +25,14 @@ pub(super) const PIXEL_BYTES: usize = 3 * size_of::<f32>();
 /// and copies on the way.
 const PLANES: usize = 9;
 
-/// Bytes that finishing a band of a picture of this width takes.
-pub(super) fn band_bytes(width: usize) -> usize {
-    (BAND + 2 * colour_fix::RADIUS) * width * PIXEL_BYTES * PLANES
+/// What finishing looks at beside the decoded pixels, in the same window.
+pub(super) struct Beside {
+    /// The input at the output's size, `[height, width, 3]` in −1…1.
+    pub source: Vec<f32>,
+    /// Pixels of the input itself, for back-projection.
+    pub input: Option<InputPixels>,
+    /// Shares of a mask, `[height, width]`.
+    pub shares: Option<Vec<f32>>,
 }
 
 /// What the settings ask for.
@@ -34,6 +41,7 @@ pub(super) struct Finish {
     /// How much stronger the finest detail gets.
     sharpen: f32,
     fix: ColourFix,
+    pub projection: Option<BackProjection>,
     grain: Grain,
     detail_only: bool,
     /// Share of the repaint in the mix.
@@ -44,12 +52,16 @@ pub(super) struct Finish {
 
 impl Finish {
     /// What these settings ask for, in which the model's defaults are
-    /// ([`Settings::with_finish`](super::settings::Settings::with_finish)).
-    pub(super) fn new(settings: &Settings) -> Self {
+    /// ([`Settings::with_finish`](super::settings::Settings::with_finish)), of an output of this geometry.
+    pub(super) fn new(settings: &Settings, geometry: &Geometry) -> Self {
         let Settings { sharpen, colour_fix: fix, grain, seed, detail_only, blend, .. } = *settings;
+        let Geometry { input, canvas, .. } = geometry;
+        let input = (input.width as usize, input.height as usize);
+        let fidelity = settings.fidelity.unwrap_or(Defaults::FIDELITY);
         Self {
             sharpen: sharpen.unwrap_or(Defaults::SHARPEN) as f32,
             fix,
+            projection: BackProjection::new(input, (canvas.width, canvas.height), fidelity),
             grain: Grain::new(grain.unwrap_or(Defaults::GRAIN), seed),
             detail_only,
             blend: blend as f32,
@@ -78,6 +90,7 @@ impl Finish {
             ColourFix::Adain => self.sharpen > 0.0,
             ColourFix::None => {
                 self.sharpen > 0.0
+                    || self.projection.is_some()
                     || !self.grain.is_none()
                     || self.detail_only
                     || self.blend < 1.0
@@ -88,23 +101,35 @@ impl Finish {
 
     /// Image pixels around a tile that [`tile`](Self::tile) has to see as they are.
     pub(super) fn tile_rim(self) -> usize {
-        let of_fix = match self.fix {
-            ColourFix::Wavelet => colour_fix::RADIUS + cut_light::RADIUS,
-            ColourFix::Lab => colour_fix::RADIUS,
-            // Grain asks what is flat.
-            ColourFix::None if !self.grain.is_none() => protect::RADIUS,
+        let sharpen = if self.sharpen > 0.0 { sharpen::RADIUS } else { 0 };
+        let fix = match self.fix {
+            ColourFix::Wavelet | ColourFix::Lab => colour_fix::RADIUS,
             ColourFix::Adain | ColourFix::None => 0,
         };
-        of_fix + if self.sharpen > 0.0 { sharpen::RADIUS } else { 0 }
+        let rest = if self.needs_whole() { 0 } else { self.rest_rim() };
+        sharpen + fix + rest
     }
 
-    /// What is done to a decoded tile, whose first pixel is at the row and column `place` of the output; `picture` and `source`
-    /// are `[height, width, 3]` in −1…1, and `shares` those of a mask, `[height, width]`.
+    /// Image pixels around a window that [`rest`](Self::rest) has to see as they are.
+    pub(super) fn rest_rim(self) -> usize {
+        let cut = if self.fix == ColourFix::Wavelet { cut_light::RADIUS } else { 0 };
+        let of_picture = self.projection.map_or(0, BackProjection::radius) + cut;
+        // The wavelet fix has looked further at the input already.
+        let protects = self.needs_whole() || self.fix == ColourFix::None && !self.grain.is_none();
+        of_picture.max(if protects { protect::RADIUS } else { 0 })
+    }
+
+    /// Bytes that finishing a band of a picture of this width takes.
+    pub(super) fn band_bytes(self, width: usize) -> usize {
+        (BAND + 2 * self.rest_rim()) * width * PIXEL_BYTES * PLANES
+    }
+
+    /// What is done to a decoded tile, `[height, width, 3]` in −1…1, whose first pixel is at the row and column `place` of the
+    /// output.
     pub(super) fn tile(
         self,
         picture: &mut [f32],
-        source: &[f32],
-        shares: Option<&[f32]>,
+        beside: &Beside,
         place: (usize, usize),
         width: usize,
     ) {
@@ -112,23 +137,26 @@ impl Finish {
             sharpen::apply(picture, self.sharpen, width);
         }
         if matches!(self.fix, ColourFix::Wavelet | ColourFix::Lab) {
-            colour_fix::apply(picture, source, width);
+            colour_fix::apply(picture, &beside.source, width);
         }
         if !self.needs_whole() {
-            self.rest(picture, source, shares, place, width);
+            self.rest(picture, beside, place, width);
         }
     }
 
-    /// What comes behind the colour fix; as for [`tile`](Self::tile). The result is invalid within [`colour_fix::RADIUS`] of a
-    /// border past which the picture goes on: no more is looked at around a pixel.
+    /// What comes behind the colour fix; as for [`tile`](Self::tile). The result is invalid within [`rest_rim`](Self::rest_rim) of a
+    /// border past which the picture goes on.
     pub(super) fn rest(
         self,
         picture: &mut [f32],
-        source: &[f32],
-        shares: Option<&[f32]>,
+        beside: &Beside,
         place: (usize, usize),
         width: usize,
     ) {
+        let source = &beside.source;
+        if let (Some(projection), Some(input)) = (self.projection, &beside.input) {
+            projection.apply(picture, place, width, input);
+        }
         let protects = self.fix != ColourFix::None;
         if protects || !self.grain.is_none() {
             let places = Places::new(source, width);
@@ -148,7 +176,7 @@ impl Finish {
         if self.blend < 1.0 {
             blend::mix(picture, source, self.blend);
         }
-        if let Some(shares) = shares {
+        if let Some(shares) = &beside.shares {
             blend::mix_by(picture, source, shares);
         }
     }

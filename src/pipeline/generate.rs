@@ -186,6 +186,7 @@ fn base_spec(
         controls: Vec::new(),
         sharpen: Some(0.0),
         grain: Some(0.0),
+        fidelity: Some(0.0),
         colour_fix: ColourFix::None,
         detail_only: false,
         blend: Defaults::BLEND,

@@ -158,7 +158,11 @@ impl JobSpec {
             record["rap"] = settings.rap.into();
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
-            for (key, value) in [("sharpen", settings.sharpen), ("grain", settings.grain)] {
+            for (key, value) in [
+                ("sharpen", settings.sharpen),
+                ("grain", settings.grain),
+                ("fidelity", settings.fidelity),
+            ] {
                 if let Some(value) = value.filter(|_| plan.repaints) {
                     record[key] = value.into();
                 }

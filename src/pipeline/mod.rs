@@ -4,6 +4,7 @@
 //! An [`Engine`] is a model ready for jobs; [`upscale`] runs one. Modules: `plan` computes the plan, `stages`
 //! execute it, `work` stores the state on disk, and `run` connects them.
 
+mod back_projection;
 mod blend;
 mod colour_fix;
 mod colour_match;

@@ -14,7 +14,7 @@ use super::profile::Profile;
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
 /// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `sharpen` and `grain`; other keys are ignored. A model's own stand
+/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `sharpen`, `grain` and `fidelity`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
@@ -47,6 +47,8 @@ pub struct ModelDefaults {
     pub sharpen: Option<f64>,
     /// Standard deviation of the grain in levels of 255, in 0..=20.
     pub grain: Option<f64>,
+    /// How far the output, reduced again, is the input, in 0..=1.
+    pub fidelity: Option<f64>,
 }
 
 /// The JSON before validation.
@@ -67,6 +69,7 @@ struct RawModelDefaults {
     overlap: Option<f64>,
     sharpen: Option<f64>,
     grain: Option<f64>,
+    fidelity: Option<f64>,
 }
 
 impl TryFrom<Value> for ModelDefaults {
@@ -89,6 +92,7 @@ impl TryFrom<Value> for ModelDefaults {
             overlap,
             sharpen,
             grain,
+            fidelity,
             ..
         } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
@@ -134,6 +138,7 @@ impl TryFrom<Value> for ModelDefaults {
             overlap,
             sharpen,
             grain,
+            fidelity,
         })
     }
 }
@@ -174,6 +179,7 @@ impl ModelDefaults {
             overlap: self.overlap.or(others.overlap),
             sharpen: self.sharpen.or(others.sharpen),
             grain: self.grain.or(others.grain),
+            fidelity: self.fidelity.or(others.fidelity),
         }
     }
 }
@@ -198,6 +204,7 @@ mod tests {
             (r#"{"overlap": 0.95}"#, "overlap"),
             (r#"{"sharpen": 2.5}"#, "sharpen"),
             (r#"{"grain": -1}"#, "grain"),
+            (r#"{"fidelity": 1.5}"#, "fidelity"),
             (r#"{"steps": 4000000000}"#, "`steps` is 4000000000, not from 0 to 100000"),
             (r#"{"native_size": 1e9}"#, "native_size"),
         ] {

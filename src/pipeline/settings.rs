@@ -33,6 +33,8 @@ impl Defaults {
     pub const SHARPEN: f64 = 0.0;
     /// Standard deviation of the grain, in levels of 255.
     pub const GRAIN: f64 = 0.0;
+    /// How far the output, reduced again, is the input.
+    pub const FIDELITY: f64 = 0.0;
     /// λ of the global structure prior.
     pub const GSP: f64 = 0.2;
     /// Share of the regional attention prior in each cross-attention's output (eq. 8).
@@ -151,6 +153,8 @@ pub struct Settings {
     pub sharpen: Option<f64>,
     /// Standard deviation of the grain in levels of 255, in 0..=20. What is flat in the input has none.
     pub grain: Option<f64>,
+    /// How far the output, reduced again, is the input, in 0..=1; in full from twice the size, and nothing at the input's own.
+    pub fidelity: Option<f64>,
     /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
     /// Only the light of the repaint over the colours of the input.
@@ -193,6 +197,7 @@ impl Settings {
         Self {
             sharpen: self.sharpen.or(model.sharpen).or(Some(Defaults::SHARPEN)),
             grain: self.grain.or(model.grain).or(Some(Defaults::GRAIN)),
+            fidelity: self.fidelity.or(model.fidelity).or(Some(Defaults::FIDELITY)),
             ..self
         }
     }
@@ -213,6 +218,7 @@ impl Settings {
             ("guidance", self.guidance, ranges::GUIDANCE),
             ("sharpen", self.sharpen, ranges::SHARPEN),
             ("grain", self.grain, ranges::GRAIN),
+            ("fidelity", self.fidelity, (0.0, 1.0)),
         ];
         for (name, value, (least, most)) in numbers {
             if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
@@ -266,6 +272,7 @@ impl Default for Settings {
             controls: Vec::new(),
             sharpen: None,
             grain: None,
+            fidelity: None,
             colour_fix: ColourFix::Wavelet,
             detail_only: false,
             blend: Defaults::BLEND,
@@ -288,7 +295,7 @@ mod tests {
     fn a_number_beyond_its_range_or_none_is_refused_by_its_name() {
         assert!(Settings::default().check().is_ok());
         type Put = fn(&mut Settings, f64);
-        let set: [(&str, Put, f64); 9] = [
+        let set: [(&str, Put, f64); 10] = [
             ("gsp", |it, value| it.gsp = value, 1.0),
             ("rap", |it, value| it.rap = value, 1.0),
             ("rsp", |it, value| it.rsp = value, 1.0),
@@ -297,6 +304,7 @@ mod tests {
             ("overlap", |it, value| it.overlap = Some(value), ranges::OVERLAP.1),
             ("guidance", |it, value| it.guidance = Some(value), ranges::GUIDANCE.1),
             ("sharpen", |it, value| it.sharpen = Some(value), ranges::SHARPEN.1),
+            ("fidelity", |it, value| it.fidelity = Some(value), 1.0),
             ("grain", |it, value| it.grain = Some(value), ranges::GRAIN.1),
         ];
         for (name, put, most) in set {

@@ -161,6 +161,7 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     };
     let (own, settings) = made("in.png -s 2");
     assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.6.into(), &1.25.into()));
+    assert_eq!(settings["fidelity"], 1.0);
     assert_eq!(made("in.png -s 2 --sharpen 0.6 --grain 1.25").0, own);
     let plain = made("in.png -s 2 --sharpen 0 --grain 0").0;
     // One of the two by itself: the other is the model's.
@@ -169,12 +170,13 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     // What the model did not say is recorded too: another model's values are not these.
     let (_, settings) = made(&format!("in.png -s 2 --model {}", tiny().display()));
     assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.0.into(), &0.0.into()));
+    assert_eq!(settings["fidelity"], 0.0);
     let (alone, settings) = made("in.png -s 2 --blend 0");
     assert!(settings.get("sharpen").is_none() && settings.get("grain").is_none());
     let output = shell.run("in.png -s 2 --blend 0 --grain 3 -o other.png");
-    assert!(stderr(&output).contains("sharpening and grain are the repaint's"));
+    assert!(stderr(&output).contains("sharpening, grain and fidelity are the repaint's"));
     let output = shell.run("in.png -s 2 --blend 0 --grain 0 -o other.png");
-    assert!(!stderr(&output).contains("sharpening and grain"));
+    assert!(!stderr(&output).contains("sharpening, grain"));
     assert_eq!(pictures::open(shell.path("other.png")).to_rgb8(), alone);
     // Paper stays paper.
     let paper = image::RgbImage::from_pixel(40, 24, image::Rgb([231, 228, 219]));
@@ -187,6 +189,33 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     assert!(
         made("in.png -s 2 --color-fix none").0 != made("in.png -s 2 --color-fix none --grain 0").0
     );
+}
+
+#[test]
+fn an_output_reduced_again_is_the_input_as_far_as_fidelity_asks() {
+    let shell = Shell::new();
+    shell.picture("in.png", 50, 34);
+    let input = pictures::open(shell.path("in.png")).to_rgb8();
+    // Of a size that is no multiple, too.
+    for size in ["200x136", "160x102"] {
+        let far = |fidelity: f64| {
+            shell.succeed(&format!("in.png -o out.png --size {size} --fidelity {fidelity}"));
+            let made = pictures::open(shell.path("out.png")).to_rgb16();
+            let small = image::imageops::thumbnail(&made, input.width(), input.height());
+            let far = small.iter().zip(input.iter());
+            let far = far.map(|(a, b)| (f64::from(*a) / 257.0 - f64::from(*b)).powi(2));
+            (far.sum::<f64>() / input.len() as f64).sqrt()
+        };
+        let (none, half, all) = (far(0.0), far(0.5), far(1.0));
+        assert!(half < 0.85 * none && all < 0.75 * none, "{size}: {none} {half} {all}");
+    }
+    // At the input's own size there is nothing that it could not keep.
+    let own = |fidelity: u8| {
+        shell.succeed(&format!("in.png -o out.png -s 1 --fidelity {fidelity}"));
+        pictures::open(shell.path("out.png")).to_rgb8()
+    };
+    assert_eq!(own(0), own(1));
+    assert!(own(1) != input);
 }
 
 #[test]

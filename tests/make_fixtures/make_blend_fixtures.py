@@ -1,19 +1,22 @@
 """Reference of blending and colour fixes, in f64: the blend mode "luminosity" of W3C's Compositing and Blending Level 1 as
 its text has it, the wavelet and adain fixes as StableSR has them, and the lab fix of SeedVR2's upscaler for ComfyUI
 (without the wavelet step before it), whose colours are scikit-image's. The wavelet's border is mirrored and not
-repeated, so that the mean stays.
+repeated, so that the mean stays. Back-projection is one iteration of Irani and Peleg's with PyTorch's interpolation.
 
-    python tests/make_fixtures/make_blend_fixtures.py     # needs numpy, scipy, scikit-image, safetensors
+    python tests/make_fixtures/make_blend_fixtures.py     # needs numpy, scipy, scikit-image, safetensors, torch
 """
 
 import pathlib
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 from scipy.ndimage import convolve1d, gaussian_filter
 from skimage.color import lab2rgb, rgb2lab
+from torch.nn.functional import avg_pool2d, interpolate
 
 HEIGHT, WIDTH = 32, 40
+SCALE = 4
 OWN_LIGHTNESS = 0.8
 
 
@@ -85,6 +88,13 @@ def lab(picture, source):
     return np.clip(lab2rgb(out), 0, 1) * 2 - 1
 
 
+def back_projection(picture, small):
+    picture, small = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (picture, small))
+    lacking = small - avg_pool2d(picture, SCALE)
+    out = picture + interpolate(lacking, scale_factor=SCALE, mode="bilinear", align_corners=False)
+    return out[0].permute(1, 2, 0).numpy()
+
+
 def main():
     random = np.random.default_rng(7)
     noise = lambda sigma: gaussian_filter(random.standard_normal((HEIGHT, WIDTH, 3)), (sigma, sigma, 0))
@@ -95,14 +105,16 @@ def main():
     tensors = {
         "picture": picture.astype(np.float32),
         "source": source.astype(np.float32),
+        "small": source[2::SCALE, 1::SCALE].astype(np.float32),
     }
-    picture, source = (tensors[name].astype(np.float64) for name in ("picture", "source"))
+    picture, source, small = (tensors[name].astype(np.float64) for name in ("picture", "source", "small"))
     tensors |= {
         "luminosity": luminosity(picture, source),
         "half": 0.5 * np.clip(picture, -1, 1) + 0.5 * source,
         "wavelet": wavelet(picture, source),
         "adain": adain(picture, source),
         "lab": lab(picture, source),
+        "back_projection": back_projection(picture, small),
     }
     folder = pathlib.Path(__file__).parents[1] / "fixtures" / "blend"
     folder.mkdir(exist_ok=True)

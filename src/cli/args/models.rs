@@ -147,6 +147,9 @@ pub struct AddArgs {
     /// Grain, in levels of 255
     #[arg(long, value_name = "0-20", value_parser = values::grain)]
     pub grain: Option<f64>,
+    /// How far the output, reduced again, is the input
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    pub fidelity: Option<f64>,
     #[command(flatten)]
     pub watch: WatchArgs,
 }

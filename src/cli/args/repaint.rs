@@ -95,6 +95,10 @@ pub struct RepaintArgs {
     /// [default: the model's, or 0]
     #[arg(long, value_name = "0-20", value_parser = values::grain)]
     grain: Option<f64>,
+    /// How far the output, reduced again, is the input: 1 gives back what the repaint moved in an input's pixel as a whole; it
+    /// works in full from twice the size on [default: the model's, or 0]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    fidelity: Option<f64>,
     /// Colour correction of the output towards the input
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
     color_fix: ColorFixArg,
@@ -131,7 +135,8 @@ impl RepaintArgs {
         settings.gsp = self.gsp.unwrap_or(Defaults::GSP);
         settings.rap = self.rap.unwrap_or(Defaults::RAP);
         settings.rsp = self.rsp.unwrap_or(Defaults::RSP);
-        (settings.sharpen, settings.grain) = (self.sharpen, self.grain);
+        (settings.sharpen, settings.grain, settings.fidelity) =
+            (self.sharpen, self.grain, self.fidelity);
         settings.colour_fix = match self.color_fix {
             ColorFixArg::Wavelet => ColourFix::Wavelet,
             ColorFixArg::Adain => ColourFix::Adain,

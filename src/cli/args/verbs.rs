@@ -57,7 +57,7 @@ pub const NOT_OF_GENERATE: [&str; 8] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-pub const OF_ENLARGING: [&str; 20] = [
+pub const OF_ENLARGING: [&str; 21] = [
     "control",
     "control_kind",
     "control_image",
@@ -72,6 +72,7 @@ pub const OF_ENLARGING: [&str; 20] = [
     "captions",
     "sharpen",
     "grain",
+    "fidelity",
     "color_fix",
     "detail_only",
     "blend",

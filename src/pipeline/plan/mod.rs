@@ -153,8 +153,13 @@ impl Plan {
         let repaints = settings.repaints() && !keeps_everything;
         if !settings.repaints() {
             sampling.notes.push(not_repainted(settings));
-            if [settings.sharpen, settings.grain].iter().flatten().any(|amount| *amount > 0.0) {
-                let note = "sharpening and grain are the repaint's: they have no effect here";
+            if [settings.sharpen, settings.grain, settings.fidelity]
+                .iter()
+                .flatten()
+                .any(|amount| *amount > 0.0)
+            {
+                let note =
+                    "sharpening, grain and fidelity are the repaint's: they have no effect here";
                 sampling.notes.push(note.to_owned());
             }
         } else if keeps_everything {
@@ -172,7 +177,7 @@ impl Plan {
             vae_tiling,
             memory,
             prior_sizes: model.blueprints.denoiser.prior_sizes(height, width),
-            keeps_decoded: Finish::new(settings).needs_whole(),
+            keeps_decoded: Finish::new(settings, &geometry).needs_whole(),
             repaints,
             controls,
             work,

@@ -26,7 +26,7 @@ use crate::{
     pipeline::{
         engine::Engine,
         error::Error,
-        finish::{Finish, band_bytes},
+        finish::Finish,
         mask::Mask,
         model::Model,
         queue::TURNS,
@@ -334,7 +334,7 @@ impl<'a> Draft<'a> {
 
     /// Latent pixels around a tile that finishing needs to see.
     pub(super) fn rim(&self) -> usize {
-        Finish::new(self.settings).tile_rim().div_ceil(self.geometry.shape.factor)
+        Finish::new(self.settings, self.geometry).tile_rim().div_ceil(self.geometry.shape.factor)
     }
 
     /// Needs of decoding the canvas in tiles with a core of `side` image pixels.
@@ -350,8 +350,9 @@ impl<'a> Draft<'a> {
         let (_, (core_rows, _)) = self.tile(canvas_size, side, 0);
         let rows = core_rows * shape.factor;
         let mut band = rows * canvas.width * (3 * size_of::<f32>() + 4);
-        if Finish::new(self.settings).needs_whole() {
-            band = band.max(band_bytes(canvas.width));
+        let finish = Finish::new(self.settings, self.geometry);
+        if finish.needs_whole() {
+            band = band.max(finish.band_bytes(canvas.width));
         }
         let pixels = |height, width| height * width * shape.factor.pow(2) * 3 * size_of::<f32>();
         let in_pixels = (core_height * shape.factor, core_width * shape.factor);

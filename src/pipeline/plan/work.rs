@@ -67,7 +67,7 @@ impl Draft<'_> {
     fn decoded_share(&self, tile: Tile, side: usize) -> f64 {
         let is_whole = matches!(tile.whole, WholeCanvas::Layers(_));
         let Some(mask) = self.mask.filter(|_| !is_whole) else { return 1.0 };
-        if Finish::new(self.settings).needs_whole() {
+        if Finish::new(self.settings, self.geometry).needs_whole() {
             return 1.0;
         }
         let (rows, columns) = (

@@ -7,12 +7,19 @@ use super::context::Context;
 use crate::{
     canvas::latent::{reflect, reflected},
     image::{Picture, Resizer},
-    pipeline::{error::Error, mask::MaskWindows},
+    pipeline::{
+        back_projection::InputPixels,
+        error::Error,
+        finish::{Beside, Finish},
+        mask::MaskWindows,
+    },
 };
 
 /// The resized picture, continued by reflection on the right and at the bottom, where it fills the canvas.
 pub struct Canvased<'a> {
     resizer: Resizer<'a>,
+    /// The input at its own size.
+    input: Option<Resizer<'a>>,
     mask: Option<MaskWindows<'a>>,
     width: usize,
     height: usize,
@@ -25,10 +32,10 @@ impl<'a> Canvased<'a> {
     /// A size that it cannot be resized to.
     pub fn new(picture: &'a Picture, width: usize, height: usize) -> Result<Self, Error> {
         let resizer = picture.resizer(width as u32, height as u32)?;
-        Ok(Self { resizer, mask: None, width, height })
+        Ok(Self { resizer, input: None, mask: None, width, height })
     }
 
-    /// The picture of a job at its output's size, with the job's mask.
+    /// The picture of a job at its output's size, with the job's mask and the input itself.
     ///
     /// # Errors
     /// A size that they cannot be resized to.
@@ -37,7 +44,22 @@ impl<'a> Canvased<'a> {
         let canvas = spec.plan.geometry.canvas;
         let mask = spec.settings.mask.as_ref();
         let mask = mask.map(|mask| mask.at(canvas.width, canvas.height)).transpose()?;
-        Ok(Self { mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
+        let picture = context.picture;
+        let input = Some(picture.resizer(picture.width, picture.height)?);
+        Ok(Self { input, mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
+    }
+
+    /// What `finish` looks at in columns `x` and rows `y` of the picture; with the mask if it is mixed in now.
+    pub fn beside(&self, finish: Finish, x: Range<usize>, y: Range<usize>, masked: bool) -> Beside {
+        let input = self.input.as_ref().zip(finish.projection).map(|(input, projection)| {
+            let (columns, rows) = projection.inside(&x, &y);
+            let of = |range: &Range<usize>| range.start as u32..range.end as u32;
+            let mut values = input.window(of(&columns), of(&rows));
+            values.iter_mut().for_each(|value| *value = 2.0 * *value - 1.0);
+            InputPixels { columns, rows, values }
+        });
+        let shares = if masked { self.shares(x.clone(), y.clone()) } else { None };
+        Beside { source: self.window(x, y), input, shares }
     }
 
     /// The share of the repaint in the pixels of columns `x` and rows `y` of the picture, `[y, x]`; `None` without a mask.

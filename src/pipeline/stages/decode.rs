@@ -44,7 +44,7 @@ pub fn canvas(
     let size = plan.geometry.canvas;
     let f = plan.geometry.shape.factor;
     let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
-    let finish = Finish::new(&context.spec.settings);
+    let finish = Finish::new(&context.spec.settings, &plan.geometry);
     let source = match finish.tile_sees_input() {
         true => Some(Canvased::of_output(context)?),
         false => None,
@@ -286,7 +286,7 @@ impl<'a> TileFrame<'a> {
     /// The tile at `place`.
     fn new(context: &Context<'_>, place: TilePlace<'a>) -> Self {
         let factor = context.spec.plan.geometry.shape.factor;
-        let finish = Finish::new(&context.spec.settings);
+        let finish = Finish::new(&context.spec.settings, &context.spec.plan.geometry);
         // Latent pixels around the core that the filter needs to see as they are. Where the picture ends, so does it.
         let rim = finish.tile_rim().div_ceil(factor);
         let (row, column) = place;
@@ -336,21 +336,17 @@ impl<'a> TileFrame<'a> {
         let Self { finish, place: (row, column), wide_row, wide_column, factor: f, .. } = self;
         let width = self.columns().len();
         let (rows, columns) = self.shown();
-        let shares = match finish.needs_whole() {
-            true => None,
-            false => source.shares(columns.clone(), rows.clone()),
-        };
-        let shares = shares.as_deref();
         let at = (rows.start, columns.start);
-        let source = source.window(columns.clone(), rows.clone());
+        let masked = !finish.needs_whole();
+        let beside = source.beside(*finish, columns.clone(), rows.clone(), masked);
         if (rows.len(), columns.len()) == (self.rows().len(), width) {
-            finish.tile(&mut pixels, &source, shares, at, width);
+            finish.tile(&mut pixels, &beside, at, width);
         } else {
             // What the canvas has beyond the picture is nobody's colour.
             let line = 3 * columns.len();
             let lines = pixels.chunks_exact(3 * width).take(rows.len());
             let mut inside: Vec<f32> = lines.flat_map(|pixels| &pixels[..line]).copied().collect();
-            finish.tile(&mut inside, &source, shares, at, columns.len());
+            finish.tile(&mut inside, &beside, at, columns.len());
             for (pixels, inside) in
                 pixels.chunks_exact_mut(3 * width).zip(inside.chunks_exact(line))
             {

@@ -288,7 +288,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
         prior_sizes: Vec::new(),
         repaints: true,
         controls: Vec::new(),
-        keeps_decoded: Finish::new(&settings).needs_whole(),
+        keeps_decoded: Finish::new(&settings, &geometry).needs_whole(),
         computes_on: "nothing".to_owned(),
         work: WorkAmounts::default(),
         devices: Vec::new(),

@@ -5,7 +5,6 @@ use std::{ops::Range, path::Path};
 
 use super::{canvased::Canvased, context::Context};
 use crate::pipeline::{
-    colour_fix::RADIUS,
     colour_match::{ColourMatch, Measure},
     error::Error,
     finish::{BAND, Finish},
@@ -29,7 +28,7 @@ impl<'a> WholeColours<'a> {
     /// # Errors
     /// A size that the picture cannot be resized to; a file that cannot be made.
     pub fn new(context: &Context<'a>, folder: &'a Path) -> Result<Option<Self>, Error> {
-        let finish = Finish::new(&context.spec.settings);
+        let finish = Finish::new(&context.spec.settings, &context.spec.plan.geometry);
         let Some(picture) = finish.measure() else { return Ok(None) };
         let canvas = context.spec.plan.geometry.canvas;
         let (width, height) = (canvas.width, canvas.height);
@@ -66,14 +65,13 @@ impl<'a> WholeColours<'a> {
         }
         let Some(colours) = ColourMatch::new(&self.picture, &input) else { return Ok(()) };
         for rows in bands(first) {
-            let wide = rows.start.saturating_sub(RADIUS)..(rows.end + RADIUS).min(self.height);
+            let rim = self.finish.rest_rim();
+            let wide = rows.start.saturating_sub(rim)..(rows.end + rim).min(self.height);
             let read = self.rows.read(wide.clone(), 0..self.width);
             let mut pixels = read.map_err(|error| Error::in_file(self.folder, error))?;
             colours.apply(&mut pixels);
-            let source = self.source.window(0..self.width, wide.clone());
-            let shares = self.source.shares(0..self.width, wide.clone());
-            let at = (wide.start, 0);
-            self.finish.rest(&mut pixels, &source, shares.as_deref(), at, self.width);
+            let beside = self.source.beside(self.finish, 0..self.width, wide.clone(), true);
+            self.finish.rest(&mut pixels, &beside, (wide.start, 0), self.width);
             let own = rows.start - wide.start..rows.end - wide.start;
             let own = &pixels[own.start * 3 * self.width..own.end * 3 * self.width];
             take(rows, own.iter().map(|value| (value * 0.5 + 0.5).clamp(0.0, 1.0)).collect())?;
@@ -154,8 +152,10 @@ mod tests {
         for colour_fix in FIXES {
             for (detail_only, amounts) in [(false, None), (true, None), (false, Some((0.8, 2.0)))] {
                 let (sharpen, grain) = amounts.unzip();
+                let fidelity = amounts.map(|_| 0.9);
                 let defaults = Settings::default();
-                let settings = Settings { colour_fix, sharpen, grain, detail_only, ..defaults };
+                let settings =
+                    Settings { colour_fix, sharpen, grain, fidelity, detail_only, ..defaults };
                 let whole = made(settings.clone(), 80);
                 let far = |tile: usize| {
                     let tiled = made(settings.clone(), tile);

@@ -162,6 +162,9 @@ pub struct RunDefaults {
     /// standard deviation of the grain in levels of 255, 0 to 20
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grain: Option<f64>,
+    /// how far the output, reduced again, is the input, 0 to 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<f64>,
     /// merged in this order
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraRef>,
