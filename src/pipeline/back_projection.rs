@@ -29,10 +29,10 @@ impl BackProjection {
     /// 0..=1, of an output of at least twice the size; it falls with the scale to nothing at the input's own size, where all that
     /// is left of a repaint would be the input.
     pub fn new(input: (usize, usize), output: (usize, usize), fidelity: f64) -> Option<Self> {
-        let scale = |output: usize, input: usize| output as f64 / input as f64;
-        let least = scale(output.0, input.0).min(scale(output.1, input.1));
-        let weight = (fidelity * (least - 1.0).clamp(0.0, 1.0)) as f32;
-        (weight > 0.0).then_some(Self { input, output, weight })
+        let full = Self { input, output, weight: 1.0 };
+        let (across, down) = full.scales();
+        let weight = (fidelity * (across.min(down) - 1.0).clamp(0.0, 1.0)) as f32;
+        (weight > 0.0).then_some(Self { weight, ..full })
     }
 
     /// Pixels of the output within which a pixel is looked at: the whole of the input's pixels between whose middles it lies.

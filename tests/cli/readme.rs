@@ -16,6 +16,9 @@ fn the_table_of_options_states_the_real_defaults() {
         ("--rap W", Defaults::RAP),
         ("--rsp W", Defaults::RSP),
         ("--overlap O", Defaults::OVERLAP),
+        ("--sharpen S", Defaults::SHARPEN),
+        ("--grain G", Defaults::GRAIN),
+        ("--fidelity W", Defaults::FIDELITY),
     ] {
         let row = format!("| `{option}` | {default} |");
         assert!(readme.contains(&row), "README.md has no row beginning with {row}");

@@ -18,7 +18,7 @@ use crate::{
 /// The resized picture, continued by reflection on the right and at the bottom, where it fills the canvas.
 pub struct Canvased<'a> {
     resizer: Resizer<'a>,
-    /// The input at its own size.
+    /// The input at its own size, where finishing looks at it.
     input: Option<Resizer<'a>>,
     mask: Option<MaskWindows<'a>>,
     width: usize,
@@ -35,17 +35,18 @@ impl<'a> Canvased<'a> {
         Ok(Self { resizer, input: None, mask: None, width, height })
     }
 
-    /// The picture of a job at its output's size, with the job's mask and the input itself.
+    /// The picture of a job at its output's size, with what `finish` looks at: the job's mask, the input itself.
     ///
     /// # Errors
     /// A size that they cannot be resized to.
-    pub fn of_output(context: &Context<'a>) -> Result<Self, Error> {
+    pub fn of_output(context: &Context<'a>, finish: Finish) -> Result<Self, Error> {
         let spec = context.spec;
         let canvas = spec.plan.geometry.canvas;
         let mask = spec.settings.mask.as_ref();
         let mask = mask.map(|mask| mask.at(canvas.width, canvas.height)).transpose()?;
         let picture = context.picture;
-        let input = Some(picture.resizer(picture.width, picture.height)?);
+        let input = finish.projection.map(|_| picture.resizer(picture.width, picture.height));
+        let input = input.transpose()?;
         Ok(Self { input, mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
     }
 

@@ -46,7 +46,7 @@ pub fn canvas(
     let alpha = context.picture.alpha_resizer(size.width as u32, size.height as u32)?;
     let finish = Finish::new(&context.spec.settings, &plan.geometry);
     let source = match finish.tile_sees_input() {
-        true => Some(Canvased::of_output(context)?),
+        true => Some(Canvased::of_output(context, finish)?),
         false => None,
     };
     let WorkFolder { path, files, journal, .. } = work;

@@ -32,7 +32,7 @@ impl<'a> WholeColours<'a> {
         let Some(picture) = finish.measure() else { return Ok(None) };
         let canvas = context.spec.plan.geometry.canvas;
         let (width, height) = (canvas.width, canvas.height);
-        let source = Canvased::of_output(context)?;
+        let source = Canvased::of_output(context, finish)?;
         let rows = MapFile::create(folder, (width, 3))?;
         Ok(Some(Self { finish, source, width, height, folder, rows, picture }))
     }
