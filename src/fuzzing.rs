@@ -65,7 +65,8 @@ pub fn xmp_settings(packet: &[u8]) -> Option<String> {
 /// A packet changed as those of outputs are changed, and the texts taken out of it, at most 16.
 pub fn xmp_of_output(packet: Vec<u8>, width: u32, height: u32) -> (Vec<u8>, Vec<Text>) {
     let packet = xmp::with_size(xmp::upright(xmp::alone(packet)), width, height);
-    xmp::take_texts(xmp::without_settings(packet), 16)
+    let (packet, texts) = xmp::take_texts(packet, 16);
+    (xmp::without_settings(packet).unwrap_or_default(), texts)
 }
 
 /// A packet joined with what continues it, if that is announced.

@@ -37,7 +37,7 @@ pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut 
     }
     if format == Format::Png {
         // Those of an earlier run; the new ones are a text.
-        options.xmp = options.xmp.take().map(xmp::without_settings);
+        options.xmp = options.xmp.take().and_then(xmp::without_settings);
         return;
     }
     let mut room = MAX_PLACED;
@@ -83,12 +83,12 @@ pub(super) fn place(options: &mut EncodeOptions, format: Format, warnings: &mut 
     if additions.settings.is_some() || !additions.texts.is_empty() {
         options.xmp = Some(xmp::with(options.xmp.take(), &additions));
     } else if in_parts {
-        options.xmp = options.xmp.take().map(xmp::without_settings);
+        options.xmp = options.xmp.take().and_then(xmp::without_settings);
     }
     // Escaped, it is larger than it seemed.
     let too_large = options.xmp.as_ref().is_some_and(|packet| packet.len() > MAX_PACKET);
     if format == Format::Jpeg && too_large && settings.is_some() {
-        options.xmp = options.xmp.take().map(xmp::without_settings);
+        options.xmp = options.xmp.take().and_then(xmp::without_settings);
         options.settings = settings;
     }
     options.texts.retain(|text| stays(&text.keyword));

@@ -111,16 +111,10 @@ pub(super) fn has_property(packet: &str, name: &str) -> bool {
 }
 
 /// `existing` (or a new packet) with the additions in it; older settings are replaced.
-/// A packet that is not UTF-8 RDF cannot be added to and gives way to a new one.
+/// A packet that cannot be added to, because it is no UTF-8, no RDF or not well formed, gives way to a new one.
 pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<u8> {
-    let existing = existing.and_then(|bytes| String::from_utf8(bytes).ok()).map(without_own);
-    if let Some(mut text) = existing
-        && let Some(at) = closing(&text)
-    {
-        let description = additions.description(&text);
-        text.reserve_exact(description.len());
-        text.insert_str(at, &description);
-        return text.into_bytes();
+    if let Some(added) = existing.and_then(|packet| added(packet, additions)) {
+        return added;
     }
     let tool = additions.settings.map_or(String::new(), |(software, _)| {
         format!(
@@ -130,6 +124,19 @@ pub(crate) fn with(existing: Option<Vec<u8>>, additions: &Additions<'_>) -> Vec<
         )
     });
     packet(&format!("{tool}{}", additions.description("")))
+}
+
+/// The packet with the additions in it, if they can be read from it again.
+fn added(packet: Vec<u8>, additions: &Additions<'_>) -> Option<Vec<u8>> {
+    let mut text = without_own(String::from_utf8(packet).ok()?);
+    let at = closing(&text)?;
+    let description = additions.description(&text);
+    text.reserve_exact(description.len());
+    text.insert_str(at, &description);
+    // In what is not well formed something else may pass for our settings, or swallow them.
+    let added = additions.settings.map(|(_, settings)| unescape(&escape(settings)));
+    let packet = text.into_bytes();
+    (settings(&packet) == added).then_some(packet)
 }
 
 /// `true` for a packet that can be added to.
@@ -335,12 +342,13 @@ pub(crate) fn take_texts(packet: Vec<u8>, most: usize) -> (Vec<u8>, Vec<Text>) {
     (packet, texts)
 }
 
-/// The packet without the settings of an earlier run.
-pub(crate) fn without_settings(packet: Vec<u8>) -> Vec<u8> {
-    edit(packet, |text| {
+/// The packet without the settings of an earlier run. `None` for one that has some all the same: it is not well formed.
+pub(crate) fn without_settings(packet: Vec<u8>) -> Option<Vec<u8>> {
+    let packet = edit(packet, |text| {
         let names = names(text, OWN, &["settings"]);
         without(text, |found| is_among(found, &names))
-    })
+    });
+    settings(&packet).is_none().then_some(packet)
 }
 
 /// The packet without what an earlier run of this program put into it.

@@ -156,8 +156,10 @@ pub(crate) fn links(exif: &[u8]) -> Vec<IfdEntry> {
 pub(crate) fn orientation(exif: &[u8]) -> u8 {
     let value = || {
         let (mut reader, first) = open(exif)?;
-        // A damaged block may have one that says nothing before one that does.
-        reader.values(&first, |tag| tag == tag::ORIENTATION).iter().find_map(IfdEntry::as_u32)
+        // A damaged block may have one that says nothing before one that does, and what is no single number may be read
+        // here and not with the whole block.
+        let mut places = first.places.iter().filter(|place| place.tag == tag::ORIENTATION);
+        places.find_map(|place| reader.value(place).filter(|_| place.is_inline())?.as_u32())
     };
     match value() {
         Some(n @ 1..=8) => n as u8,
@@ -339,6 +341,38 @@ fn patch(bytes: &mut [u8], place: Place, value: u32, little: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by fuzzing.
+    #[test]
+    fn a_directory_within_the_one_above_it_and_a_pointer_elsewhere_are_none() {
+        // Its EXIF directory begins in its own second entry; then its pointer's value stands in the first entry.
+        for pointer in [[0, 0, 0, 1, 0, 0, 0, 22], [0, 0, 0, 2, 0, 0, 0, 14]] {
+            let mut block = b"MM\0*\0\0\0\x08\0\x03".to_vec();
+            block.extend([1, 18, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0]);
+            block.extend([[0x87, 0x69, 0, 4].as_slice(), &pointer].concat());
+            block.extend([0xA0, 3, 0, 3, 0, 0, 0, 1, 0xA0, 2, 0, 3]);
+            block.extend([0; 24]);
+            let mut once = block.clone();
+            set_upright(&mut once);
+            set_size(&mut once, 70_000, 3);
+            let mut twice = once.clone();
+            set_upright(&mut twice);
+            set_size(&mut twice, 70_000, 3);
+            assert_eq!(once, twice);
+            assert!(Exif::parse(&block).unwrap().exif.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_orientation_that_is_no_single_number_is_passed_over_in_a_block_and_in_its_copy() {
+        let mut block = b"II*\0\x08\0\0\0\x02\0".to_vec();
+        // Many numbers, as a rational would be, at the block's start; then one.
+        block.extend([18, 1, 3, 0, 10, 0, 0, 0, 8, 0, 0, 0]);
+        block.extend([18, 1, 3, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
+        block.extend([0; 4]);
+        assert_eq!(orientation(&block), 3);
+        assert_eq!(orientation(&Exif::parse(&block).unwrap().into_bytes()), 3);
+    }
 
     /// Orientation 6 and a PixelXDimension of 640, big-endian, written out by hand.
     fn big_endian_block() -> Vec<u8> {

@@ -22,9 +22,18 @@ pub(crate) struct Place {
     pub length: u64,
 }
 
+impl Place {
+    /// `true` if the value stands in the entry itself.
+    pub(crate) fn is_inline(&self) -> bool {
+        (self.entry..self.entry + 20).contains(&self.start)
+    }
+}
+
 /// The places of a directory's readable entries.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
+    /// Its own offset.
+    at: u64,
     pub places: Vec<Place>,
     /// Tags of the other entries: their values lie outside the file, or their kind is unknown.
     pub unreadable: Vec<u16>,
@@ -159,7 +168,7 @@ impl<R: Read + Seek> Reader<R> {
         }
         let link = first.saturating_add(stated.saturating_mul(each));
         let next = if self.big { self.u64_at(link) } else { self.u32_at(link).map(u64::from) };
-        Some(Directory { places, unreadable, cut, link, next: next.unwrap_or(0) })
+        Some(Directory { at, places, unreadable, cut, link, next: next.unwrap_or(0) })
     }
 
     fn place(&self, entry: &[u8], at: u64) -> Option<Place> {
@@ -217,10 +226,15 @@ impl<R: Read + Seek> Reader<R> {
         places.filter_map(|place| self.value(place)).collect()
     }
 
-    /// A directory that an entry points to; empty when there is none.
+    /// A directory that an entry points to; empty when there is none. One that shares bytes with the directory above it is
+    /// none: what is patched in one would be something else in the other.
     pub(crate) fn below(&mut self, directory: &Directory, tag: u16) -> Directory {
-        let at = self.value_of(directory, tag).and_then(|pointer| pointer.as_u64());
-        at.map(|at| self.directory(at)).unwrap_or_default()
+        let pointer = directory.find(tag).filter(Place::is_inline);
+        let at = pointer.and_then(|place| self.value(&place)?.as_u64());
+        let below = at.map(|at| self.directory(at)).unwrap_or_default();
+        let link = if self.big { 8 } else { 4 };
+        let is_apart = below.link + link <= directory.at || directory.link + link <= below.at;
+        if is_apart { below } else { Directory::default() }
     }
 }
 

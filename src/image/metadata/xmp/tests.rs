@@ -38,7 +38,24 @@ fn another_prefix_or_a_comment_does_not_hide_the_settings() {
     ] {
         let with = with_settings(Some(packet.as_bytes()), "v1", TRICKY);
         assert_eq!(settings(&with).as_deref(), Some(TRICKY), "{packet}");
-        assert_eq!(settings(&without_settings(packet.into_bytes())), None);
+        let less = without_settings(packet.into_bytes());
+        assert_eq!(settings(&less.unwrap_or_default()), None);
+    }
+}
+
+/// Found by fuzzing: what is not well formed passed for settings once the prefix was declared, or swallowed them.
+#[test]
+fn a_packet_in_which_settings_could_not_be_read_gives_way_to_a_new_one() {
+    for packet in [
+        "<rdf:RDF></rdf:RDF></x>end=<cupscale:settings>\"w\"?>".to_owned(),
+        "<x cupscale:settings=\"\"w\"><rdf:RDF></rdf:RDF>".to_owned()
+            + "<y cupscale:settings='v'/>",
+        format!("<rdf:RDF xmlns:b='{OWN}' b:settings='1' '></rdf:RDF><c b:settings='2'/><d e='>"),
+    ] {
+        let with = with_settings(Some(packet.as_bytes()), "v1", TRICKY);
+        assert_eq!(settings(&with).as_deref(), Some(TRICKY), "{packet}");
+        let less = without_settings(packet.into_bytes());
+        assert_eq!(settings(&less.unwrap_or_default()), None);
     }
 }
 
