@@ -187,6 +187,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("r", (0.0, 65_536.0)),
     ("rank_pattern", WIDTH),
     // A manifest's run settings
+    ("coherence", SHARE),
     ("denoise_steps", TIMESTEP),
     ("eta", SHARE),
     ("fidelity", SHARE),
@@ -197,6 +198,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("sharpen", SHARPEN),
     ("steps", TIMESTEP),
     ("strength", SHARE),
+    ("texture", SHARE),
     ("timesteps", TIMESTEP),
 ];
 

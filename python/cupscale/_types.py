@@ -99,6 +99,8 @@ class Settings(TypedDict, total=False):
     sharpen: Optional[float]
     grain: Optional[float]
     fidelity: Optional[float]
+    coherence: Optional[float]
+    texture: Optional[float]
     color_fix: Optional[Literal["wavelet", "adain", "lab", "none"]]
     detail_only: Optional[bool]
     blend: Optional[float]

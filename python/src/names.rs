@@ -1,7 +1,7 @@
 //! Names of all keywords: those of an engine, and those of its jobs.
 
 /// Keywords of every job.
-pub const SETTINGS: [&str; 41] = [
+pub const SETTINGS: [&str; 43] = [
     "scale",
     "size",
     "long_edge",
@@ -30,6 +30,8 @@ pub const SETTINGS: [&str; 41] = [
     "sharpen",
     "grain",
     "fidelity",
+    "coherence",
+    "texture",
     "color_fix",
     "detail_only",
     "blend",

@@ -10,7 +10,7 @@
 //!
 //! Draw numbers: 0 is the noise that the picture is diffused with, 1 that of the low-resolution pass; step `i` of
 //! a stochastic sampler takes draw `2 + i`. From the other end, `u32::MAX` is for choices that are no field (moved grids),
-//! and `u32::MAX - 1` for grain.
+//! `u32::MAX - 1` for grain and `u32::MAX - 2` for texture.
 
 use std::ops::Range;
 

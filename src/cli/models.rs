@@ -110,6 +110,8 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             sharpen: args.sharpen,
             grain: args.grain,
             fidelity: args.fidelity,
+            coherence: args.coherence,
+            texture: args.texture,
             ..RunDefaults::default()
         },
     };

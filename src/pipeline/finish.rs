@@ -1,13 +1,17 @@
-//! What is done to decoded pixels on their way to the output, in this order: sharpening, the colour fix, back-projection, the
+//! What is done to decoded pixels on their way to the output, in this order: lines, sharpening, texture, the colour fix, back-projection, the
 //! protection of flat and neutral places, the light that is cut, grain, the repaint's light alone, the mix with the input, the mask (docs/method.md
 //! §6b and §6c).
 //!
 //! Most of it is done to a VAE tile as soon as it is decoded. Where the fix compares whole pictures, the rest waits until
 //! all rows are decoded (`stages/whole_colours.rs`).
 
+use std::ops::Range;
+
 use super::{
     back_projection::{BackProjection, InputPixels},
-    blend, colour_fix,
+    blend,
+    coherence::{Coherence, Lines},
+    colour_fix,
     colour_match::{Measure, Moments},
     cut_light,
     grain::Grain,
@@ -15,6 +19,8 @@ use super::{
     protect::{self, Places},
     settings::{ColourFix, Defaults, Settings},
     sharpen,
+    structure::Structure,
+    texture::{Rough, Texture},
 };
 
 /// Rows of a whole picture that are measured or finished at once.
@@ -29,17 +35,29 @@ const PLANES: usize = 9;
 pub(super) struct Beside {
     /// The input at the output's size, `[height, width, 3]` in −1…1.
     pub source: Vec<f32>,
+    /// What its structure says, for a tile.
+    pub told: Told,
     /// Pixels of the input itself, for back-projection.
     pub input: Option<InputPixels>,
     /// Shares of a mask, `[height, width]`.
     pub shares: Option<Vec<f32>>,
 }
 
+/// What the structure of the input says of a window's pixels, as far as it is looked at.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    lines: Option<Lines>,
+    rough: Option<Vec<Rough>>,
+}
+
 /// What the settings ask for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
+    /// The filter along the lines of the input.
+    coherence: Option<Coherence>,
     /// How much stronger the finest detail gets.
     sharpen: f32,
+    texture: Option<Texture>,
     fix: ColourFix,
     pub projection: Option<BackProjection>,
     grain: Grain,
@@ -48,6 +66,7 @@ pub(super) struct Finish {
     blend: f32,
     /// A mask says which pixels are the input's.
     masked: bool,
+    structure: Structure,
 }
 
 impl Finish {
@@ -57,15 +76,21 @@ impl Finish {
         let Settings { sharpen, colour_fix: fix, grain, seed, detail_only, blend, .. } = *settings;
         let Geometry { input, canvas, .. } = geometry;
         let input = (input.width as usize, input.height as usize);
+        let output = (canvas.width, canvas.height);
         let fidelity = settings.fidelity.unwrap_or(Defaults::FIDELITY);
+        let coherence = settings.coherence.unwrap_or(Defaults::COHERENCE);
+        let texture = settings.texture.unwrap_or(Defaults::TEXTURE);
         Self {
+            coherence: Coherence::new(input, output, coherence),
             sharpen: sharpen.unwrap_or(Defaults::SHARPEN) as f32,
+            texture: Texture::new(input, output, texture, seed),
             fix,
-            projection: BackProjection::new(input, (canvas.width, canvas.height), fidelity),
+            projection: BackProjection::new(input, output, fidelity),
             grain: Grain::new(grain.unwrap_or(Defaults::GRAIN), seed),
             detail_only,
             blend: blend as f32,
             masked: settings.mask.is_some(),
+            structure: Structure::new(input, output).0,
         }
     }
 
@@ -83,13 +108,37 @@ impl Finish {
         }
     }
 
+    /// What the structure of the input says of the pixels in these columns and rows of the output; `source` gives the resized input
+    /// in any columns and rows.
+    pub(super) fn told(
+        self,
+        columns: &Range<usize>,
+        rows: &Range<usize>,
+        source: impl FnOnce(Range<usize>, Range<usize>) -> Vec<f32>,
+    ) -> Told {
+        let of_lines = self.coherence.map(|_| Coherence::CELLS);
+        let Some(cells) = of_lines.max(self.texture.map(|_| Texture::CELLS)) else {
+            return Told::default();
+        };
+        let (across, down) = self.structure.around(cells, columns, rows);
+        let tensors = self.structure.tensors(&source(across.clone(), down.clone()), &across, &down);
+        Told {
+            lines: self.coherence.map(|coherence| coherence.lines(&tensors, columns, rows)),
+            rough: self.texture.map(|texture| texture.rough(&tensors, columns, rows)),
+        }
+    }
+
     /// True if [`tile`](Self::tile) looks at the input.
     pub(super) fn tile_sees_input(self) -> bool {
         match self.fix {
             ColourFix::Wavelet | ColourFix::Lab => true,
-            ColourFix::Adain => self.sharpen > 0.0,
+            ColourFix::Adain => {
+                self.sharpen > 0.0 || self.coherence.is_some() || self.texture.is_some()
+            }
             ColourFix::None => {
                 self.sharpen > 0.0
+                    || self.coherence.is_some()
+                    || self.texture.is_some()
                     || self.projection.is_some()
                     || !self.grain.is_none()
                     || self.detail_only
@@ -101,13 +150,14 @@ impl Finish {
 
     /// Image pixels around a tile that [`tile`](Self::tile) has to see as they are.
     pub(super) fn tile_rim(self) -> usize {
+        let coherence = self.coherence.map_or(0, Coherence::radius);
         let sharpen = if self.sharpen > 0.0 { sharpen::RADIUS } else { 0 };
         let fix = match self.fix {
             ColourFix::Wavelet | ColourFix::Lab => colour_fix::RADIUS,
             ColourFix::Adain | ColourFix::None => 0,
         };
         let rest = if self.needs_whole() { 0 } else { self.rest_rim() };
-        sharpen + fix + rest
+        coherence + sharpen + fix + rest
     }
 
     /// Image pixels around a window that [`rest`](Self::rest) has to see as they are.
@@ -133,8 +183,14 @@ impl Finish {
         place: (usize, usize),
         width: usize,
     ) {
+        if let (Some(coherence), Some(lines)) = (self.coherence, &beside.told.lines) {
+            coherence.apply(picture, lines);
+        }
         if self.sharpen > 0.0 {
             sharpen::apply(picture, self.sharpen, width);
+        }
+        if let (Some(texture), Some(rough)) = (self.texture, &beside.told.rough) {
+            texture.apply(picture, &beside.source, rough, place, width);
         }
         if matches!(self.fix, ColourFix::Wavelet | ColourFix::Lab) {
             colour_fix::apply(picture, &beside.source, width);

@@ -45,16 +45,20 @@ impl Grain {
         picture.par_chunks_mut(3 * width).enumerate().for_each(|(y, line)| {
             for (x, pixel) in line.chunks_exact_mut(3).enumerate() {
                 let share = shares[y * width + x];
-                let room = pixel.iter().fold(1.0, |room, value| f32::min(room, 1.0 - value.abs()));
-                if share > 0.0 && room > 0.0 {
+                if share > 0.0 {
                     let (y, x) = ((top + y) as u32, (left + x) as u32);
-                    let noise = share * deviation * field.at(DRAW, 0, y, x);
-                    let noise = noise.clamp(-room, room);
-                    pixel.iter_mut().for_each(|value| *value += noise);
+                    add_within_room(pixel, share * deviation * field.at(DRAW, 0, y, x));
                 }
             }
         });
     }
+}
+
+/// Adds noise to the channels of a pixel, but no more than there is room on either side.
+pub(super) fn add_within_room(pixel: &mut [f32], noise: f32) {
+    let room = pixel.iter().fold(1.0, |room, value| f32::min(room, 1.0 - value.abs())).max(0.0);
+    let noise = noise.clamp(-room, room);
+    pixel.iter_mut().for_each(|value| *value += noise);
 }
 
 #[cfg(test)]

@@ -162,6 +162,8 @@ impl JobSpec {
                 ("sharpen", settings.sharpen),
                 ("grain", settings.grain),
                 ("fidelity", settings.fidelity),
+                ("coherence", settings.coherence),
+                ("texture", settings.texture),
             ] {
                 if let Some(value) = value.filter(|_| plan.repaints) {
                     record[key] = value.into();

@@ -6,6 +6,7 @@
 
 mod back_projection;
 mod blend;
+mod coherence;
 mod colour_fix;
 mod colour_match;
 mod control;
@@ -37,7 +38,9 @@ mod settings;
 mod sharpen;
 mod speed;
 mod stages;
+mod structure;
 mod text_states;
+mod texture;
 pub(crate) mod work;
 
 pub use crate::host::host_name;

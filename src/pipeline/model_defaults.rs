@@ -14,7 +14,7 @@ use super::profile::Profile;
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
 /// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `sharpen`, `grain` and `fidelity`; other keys are ignored. A model's own stand
+/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `sharpen`, `grain`, `fidelity`, `coherence` and `texture`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
@@ -49,6 +49,10 @@ pub struct ModelDefaults {
     pub grain: Option<f64>,
     /// How far the output, reduced again, is the input, in 0..=1.
     pub fidelity: Option<f64>,
+    /// How far lines are drawn along those of the input, in 0..=1.
+    pub coherence: Option<f64>,
+    /// How far texture without lines is noise of the input's roughness, in 0..=1.
+    pub texture: Option<f64>,
 }
 
 /// The JSON before validation.
@@ -70,6 +74,8 @@ struct RawModelDefaults {
     sharpen: Option<f64>,
     grain: Option<f64>,
     fidelity: Option<f64>,
+    coherence: Option<f64>,
+    texture: Option<f64>,
 }
 
 impl TryFrom<Value> for ModelDefaults {
@@ -93,6 +99,8 @@ impl TryFrom<Value> for ModelDefaults {
             sharpen,
             grain,
             fidelity,
+            coherence,
+            texture,
             ..
         } = written;
         let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
@@ -139,6 +147,8 @@ impl TryFrom<Value> for ModelDefaults {
             sharpen,
             grain,
             fidelity,
+            coherence,
+            texture,
         })
     }
 }
@@ -180,6 +190,8 @@ impl ModelDefaults {
             sharpen: self.sharpen.or(others.sharpen),
             grain: self.grain.or(others.grain),
             fidelity: self.fidelity.or(others.fidelity),
+            coherence: self.coherence.or(others.coherence),
+            texture: self.texture.or(others.texture),
         }
     }
 }
@@ -205,6 +217,8 @@ mod tests {
             (r#"{"sharpen": 2.5}"#, "sharpen"),
             (r#"{"grain": -1}"#, "grain"),
             (r#"{"fidelity": 1.5}"#, "fidelity"),
+            (r#"{"coherence": -0.5}"#, "coherence"),
+            (r#"{"texture": 2}"#, "texture"),
             (r#"{"steps": 4000000000}"#, "`steps` is 4000000000, not from 0 to 100000"),
             (r#"{"native_size": 1e9}"#, "native_size"),
         ] {

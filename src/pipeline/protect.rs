@@ -14,7 +14,7 @@ use super::{blend::towards, colour_fix};
 pub(super) const RADIUS: usize = colour_fix::RADIUS;
 
 /// One level of 255 in the range −1…1.
-const LEVEL: f32 = 2.0 / 255.0;
+pub(super) const LEVEL: f32 = 2.0 / 255.0;
 /// Range of a channel around a pixel up to which it is flat, and from which it is not at all. Less than the noise
 /// of a camera.
 const FLAT: (f32, f32) = (0.75 * LEVEL, 3.0 * LEVEL);
@@ -64,7 +64,7 @@ pub(super) fn keep_colour(pixel: &mut [f32], share: f32) {
 }
 
 /// 0 up to the first value of `from`, 1 from the second, smooth between them.
-fn ramp(value: f32, from: (f32, f32)) -> f32 {
+pub(super) fn ramp(value: f32, from: (f32, f32)) -> f32 {
     let share = ((value - from.0) / (from.1 - from.0)).clamp(0.0, 1.0);
     share * share * (3.0 - 2.0 * share)
 }

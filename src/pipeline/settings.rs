@@ -35,6 +35,10 @@ impl Defaults {
     pub const GRAIN: f64 = 0.0;
     /// How far the output, reduced again, is the input.
     pub const FIDELITY: f64 = 0.0;
+    /// How far lines are drawn along those of the input.
+    pub const COHERENCE: f64 = 0.0;
+    /// How far texture without lines is noise of the input's roughness.
+    pub const TEXTURE: f64 = 0.0;
     /// λ of the global structure prior.
     pub const GSP: f64 = 0.2;
     /// Share of the regional attention prior in each cross-attention's output (eq. 8).
@@ -155,6 +159,11 @@ pub struct Settings {
     pub grain: Option<f64>,
     /// How far the output, reduced again, is the input, in 0..=1; in full from twice the size, and nothing at the input's own.
     pub fidelity: Option<f64>,
+    /// How far lines are drawn along those of the input, in 0..=1; in full from twice the size, and nothing at the input's own.
+    pub coherence: Option<f64>,
+    /// How far texture without lines (sand, gravel) is noise of the input's roughness in the place of the guess, in 0..=1; in
+    /// full from twice the size, and nothing at the input's own.
+    pub texture: Option<f64>,
     /// Source of large-scale colour and tone.
     pub colour_fix: ColourFix,
     /// Only the light of the repaint over the colours of the input.
@@ -198,6 +207,8 @@ impl Settings {
             sharpen: self.sharpen.or(model.sharpen).or(Some(Defaults::SHARPEN)),
             grain: self.grain.or(model.grain).or(Some(Defaults::GRAIN)),
             fidelity: self.fidelity.or(model.fidelity).or(Some(Defaults::FIDELITY)),
+            coherence: self.coherence.or(model.coherence).or(Some(Defaults::COHERENCE)),
+            texture: self.texture.or(model.texture).or(Some(Defaults::TEXTURE)),
             ..self
         }
     }
@@ -219,6 +230,8 @@ impl Settings {
             ("sharpen", self.sharpen, ranges::SHARPEN),
             ("grain", self.grain, ranges::GRAIN),
             ("fidelity", self.fidelity, (0.0, 1.0)),
+            ("coherence", self.coherence, (0.0, 1.0)),
+            ("texture", self.texture, (0.0, 1.0)),
         ];
         for (name, value, (least, most)) in numbers {
             if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
@@ -273,6 +286,8 @@ impl Default for Settings {
             sharpen: None,
             grain: None,
             fidelity: None,
+            coherence: None,
+            texture: None,
             colour_fix: ColourFix::Wavelet,
             detail_only: false,
             blend: Defaults::BLEND,
@@ -295,7 +310,7 @@ mod tests {
     fn a_number_beyond_its_range_or_none_is_refused_by_its_name() {
         assert!(Settings::default().check().is_ok());
         type Put = fn(&mut Settings, f64);
-        let set: [(&str, Put, f64); 10] = [
+        let set: [(&str, Put, f64); 12] = [
             ("gsp", |it, value| it.gsp = value, 1.0),
             ("rap", |it, value| it.rap = value, 1.0),
             ("rsp", |it, value| it.rsp = value, 1.0),
@@ -305,6 +320,8 @@ mod tests {
             ("guidance", |it, value| it.guidance = Some(value), ranges::GUIDANCE.1),
             ("sharpen", |it, value| it.sharpen = Some(value), ranges::SHARPEN.1),
             ("fidelity", |it, value| it.fidelity = Some(value), 1.0),
+            ("coherence", |it, value| it.coherence = Some(value), 1.0),
+            ("texture", |it, value| it.texture = Some(value), 1.0),
             ("grain", |it, value| it.grain = Some(value), ranges::GRAIN.1),
         ];
         for (name, put, most) in set {

@@ -40,7 +40,10 @@ fn the_settings_of_a_picture_make_it_again() {
         ),
         ("-s 2 --sharpen 0 --grain 0", "png"),
         ("-s 2 --bit-depth 16", "png"),
-        ("-s 2 --sharpen 1.1 --grain 2.5 --fidelity 0.3 --color-fix none", "png"),
+        (
+            "-s 2 --sharpen 1.1 --grain 2.5 --fidelity 0.3 --coherence 0.4 --texture 0.3 --color-fix none",
+            "png",
+        ),
         ("--size 60x40 --timesteps 499,249 --denoise-steps 1 --rsp 0 --fusion average", "webp"),
         (
             "-s 2 --denoise-steps 1 --guidance 2 --negative-prompt=-dark --captioner none --eta 0.5",

@@ -67,7 +67,7 @@ fn plan(bench: &Bench, options: &str) -> String {
 fn a_name_runs_what_its_manifest_says_and_options_go_before_it() {
     let bench = bench();
     let (model, lora) = (tiny(), lora());
-    let run_as = "--sampler tcd --eta 0.2 --steps 4 --sharpen 0.4 --grain 3 --fidelity 0.5 --denoise-steps 3 --guidance 2";
+    let run_as = "--sampler tcd --eta 0.2 --steps 4 --sharpen 0.4 --grain 3 --fidelity 0.5 --coherence 0.75 --texture 0.25 --denoise-steps 3 --guidance 2";
     bench.succeed(&format!("add mine {model} --lora {lora}:0.7 {run_as}"));
     let explicit = format!("--model {model} --lora {lora}:0.7 {run_as}");
     let (by_name, mut recorded) = picture(&bench, "--model mine");
@@ -82,6 +82,8 @@ fn a_name_runs_what_its_manifest_says_and_options_go_before_it() {
         ("sharpen", json!(0.4)),
         ("grain", json!(3.0)),
         ("fidelity", json!(0.5)),
+        ("coherence", json!(0.75)),
+        ("texture", json!(0.25)),
         ("loras", json!([["hyper.safetensors", 0.7]])),
     ] {
         assert_eq!(recorded[key], value, "{key} in {recorded}");

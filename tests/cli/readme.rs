@@ -19,6 +19,8 @@ fn the_table_of_options_states_the_real_defaults() {
         ("--sharpen S", Defaults::SHARPEN),
         ("--grain G", Defaults::GRAIN),
         ("--fidelity W", Defaults::FIDELITY),
+        ("--coherence W", Defaults::COHERENCE),
+        ("--texture W", Defaults::TEXTURE),
     ] {
         let row = format!("| `{option}` | {default} |");
         assert!(readme.contains(&row), "README.md has no row beginning with {row}");

@@ -160,9 +160,10 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
         (pictures::open(shell.path("out.png")).to_rgb8(), settings)
     };
     let (own, settings) = made("in.png -s 2");
-    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.6.into(), &1.25.into()));
-    assert_eq!(settings["fidelity"], 1.0);
-    assert_eq!(made("in.png -s 2 --sharpen 0.6 --grain 1.25").0, own);
+    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.8.into(), &1.25.into()));
+    assert_eq!((&settings["fidelity"], &settings["coherence"]), (&1.0.into(), &1.0.into()));
+    assert_eq!(settings["texture"], 1.0);
+    assert_eq!(made("in.png -s 2 --sharpen 0.8 --grain 1.25").0, own);
     let plain = made("in.png -s 2 --sharpen 0 --grain 0").0;
     // One of the two by itself: the other is the model's.
     let (soft, clean) = (made("in.png -s 2 --sharpen 0").0, made("in.png -s 2 --grain 0").0);
@@ -170,13 +171,17 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     // What the model did not say is recorded too: another model's values are not these.
     let (_, settings) = made(&format!("in.png -s 2 --model {}", tiny().display()));
     assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.0.into(), &0.0.into()));
-    assert_eq!(settings["fidelity"], 0.0);
+    assert_eq!((&settings["fidelity"], &settings["coherence"]), (&0.0.into(), &0.0.into()));
+    assert_eq!(settings["texture"], 0.0);
     let (alone, settings) = made("in.png -s 2 --blend 0");
     assert!(settings.get("sharpen").is_none() && settings.get("grain").is_none());
     let output = shell.run("in.png -s 2 --blend 0 --grain 3 -o other.png");
-    assert!(stderr(&output).contains("sharpening, grain and fidelity are the repaint's"));
+    assert!(
+        stderr(&output)
+            .contains("coherence, texture, sharpening, grain and fidelity are the repaint's")
+    );
     let output = shell.run("in.png -s 2 --blend 0 --grain 0 -o other.png");
-    assert!(!stderr(&output).contains("sharpening, grain"));
+    assert!(!stderr(&output).contains("coherence, texture"));
     assert_eq!(pictures::open(shell.path("other.png")).to_rgb8(), alone);
     // Paper stays paper.
     let paper = image::RgbImage::from_pixel(40, 24, image::Rgb([231, 228, 219]));

@@ -38,14 +38,17 @@ fn refused(shell: &Shell, more: &str) -> (Option<i32>, String) {
 
 #[test]
 fn a_job_killed_at_fifty_moments_ends_with_the_same_bytes_each_time() {
-    same_bytes_after_kills("--sharpen 0.6 --grain 2 --fidelity 0.8", 50);
+    same_bytes_after_kills("--sharpen 0.6 --grain 2 --fidelity 0.8 --coherence 1 --texture 1", 50);
 }
 
 /// Its rows are finished when all are decoded, in bands that begin where the earlier process ended.
 #[test]
 fn a_job_whose_colours_depend_on_the_whole_killed_at_twenty_moments_ends_with_the_same_bytes_each_time()
  {
-    same_bytes_after_kills("--color-fix adain --sharpen 0.6 --grain 2 --fidelity 0.8", 20);
+    same_bytes_after_kills(
+        "--color-fix adain --sharpen 0.6 --grain 2 --fidelity 0.8 --coherence 1 --texture 1",
+        20,
+    );
 }
 
 /// Its steps read what the steps before kept, which must outlive the process as the canvas does.

@@ -2,6 +2,7 @@
 its text has it, the wavelet and adain fixes as StableSR has them, and the lab fix of SeedVR2's upscaler for ComfyUI
 (without the wavelet step before it), whose colours are scikit-image's. The wavelet's border is mirrored and not
 repeated, so that the mean stays. Back-projection is one iteration of Irani and Peleg's with PyTorch's interpolation.
+Coherence-enhancing filtering is written down by arrays of the whole picture.
 
     python tests/make_fixtures/make_blend_fixtures.py     # needs numpy, scipy, scikit-image, safetensors, torch
 """
@@ -11,13 +12,16 @@ import pathlib
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from scipy.ndimage import convolve1d, gaussian_filter
+from scipy.ndimage import convolve1d, correlate1d, gaussian_filter, map_coordinates
 from skimage.color import lab2rgb, rgb2lab
 from torch.nn.functional import avg_pool2d, interpolate
 
 HEIGHT, WIDTH = 32, 40
 SCALE = 4
 OWN_LIGHTNESS = 0.8
+LIGHT = np.array([0.3, 0.59, 0.11])
+LEVEL = 2 / 255
+ROUGHNESS = 1.2
 
 
 def unit(picture):
@@ -95,6 +99,87 @@ def back_projection(picture, small):
     return out[0].permute(1, 2, 0).numpy()
 
 
+def structure_tensors(source, cell):
+    """The structure tensors of the cells, across², across·down and down², [3, rows, columns]."""
+    height, width, _ = source.shape
+    cells = source.reshape(height // cell, cell, width // cell, cell, 3).mean(axis=(1, 3))
+    smooth, difference = np.array([3, 10, 3]) / 16, np.array([-1, 0, 1]) / 2
+    across, down = (correlate1d(correlate1d(cells, smooth, axis=1 - axis, mode="nearest"), difference, axis=axis, mode="nearest")
+                    for axis in (1, 0))
+    return np.stack([across * across, across * down, down * down]).sum(axis=-1)
+
+
+def smoothed(planes, weights):
+    for axis in (1, 2):
+        planes = correlate1d(planes, weights, axis=axis, mode="nearest")
+    return planes
+
+
+def at_pixels(plane, cell, height, width):
+    y, x = np.mgrid[:height, :width].astype(float)
+    return map_coordinates(plane, [(y + 0.5) / cell - 0.5, (x + 0.5) / cell - 0.5], order=1, mode="nearest")
+
+
+def smoothstep(value, least, most):
+    share = np.clip((value - least) / (most - least), 0, 1)
+    return share ** 2 * (3 - 2 * share)
+
+
+def texture(source, cell, amount):
+    """Share of texture without lines at each pixel, and the deviation of its noise (docs/method.md), by literal eigenvalues."""
+    def gaussian(sigma):
+        steps = np.arange(-2 * sigma, 2 * sigma + 1)
+        weights = np.exp(-0.5 * (steps / sigma) ** 2)
+        return weights / weights.sum()
+
+    height, width, _ = source.shape
+    xx, xy, yy = structure_tensors(source, cell)
+    energy = xx + yy
+    wide, near = (smoothed(energy[None], gaussian(sigma))[0] for sigma in (5, 2))
+    mean = smoothed(np.sqrt(energy)[None], gaussian(5))[0]
+    xx, xy, yy = smoothed(np.stack([xx, xy, yy]), gaussian(5))
+    values = np.linalg.eigvalsh(np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2))
+    noise = 0.75 * LEVEL ** 2
+    share = smoothstep(mean ** 2 / (wide + noise), 0.55, 0.7)
+    share *= 1 - smoothstep((values[..., 1] - values[..., 0]) / (wide + noise), 0.3, 0.45)
+    share *= 1 - smoothstep(np.sqrt(wide / 3), 15 * LEVEL, 30 * LEVEL)
+    share = amount * at_pixels(share, cell, height, width)
+    return share, ROUGHNESS * share * at_pixels(np.sqrt(np.minimum(wide, near) / 3), cell, height, width)
+
+
+def coherence(picture, source, cell, strength):
+    """Coherence-enhancing filtering (Weickert 1999; Kyprianidis and Kang 2011), as docs/method.md has it: literal eigenvectors of
+    the structure tensor, and SciPy's interpolation."""
+    height, width, _ = source.shape
+    planes = smoothed(structure_tensors(source, cell), np.array([1, 4, 6, 4, 1]) / 16)
+    y, x = np.mgrid[:height, :width].astype(float)
+    at = lambda image, y, x: map_coordinates(image, [y, x], order=1, mode="nearest")  # noqa: E731
+    xx, xy, yy = (at_pixels(plane, cell, height, width) for plane in planes)
+    values, vectors = np.linalg.eigh(np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2))
+    line = vectors[..., 0]  # of the least eigenvalue: along the line
+    share = strength * smoothstep((values[..., 1] - values[..., 0]) / (xx + yy + 0.75 * LEVEL ** 2), 0.3, 0.7)
+    colours = lambda image, y, x: np.stack([at(image[..., c], y, x) for c in range(3)], axis=-1)  # noqa: E731
+
+    total, weights = picture.copy(), 1.0
+    for side in (1, -1):
+        place, direction = np.stack([x, y], axis=-1), side * line
+        for step in range(1, 6):
+            place = place + cell / 2 * direction
+            weight = np.exp(-0.5 * (step / 2.5) ** 2)
+            total, weights = total + weight * colours(picture, place[..., 1], place[..., 0]), weights + weight
+            nearest = np.floor(place + 0.5).astype(int)
+            there = line[np.clip(nearest[..., 1], 0, height - 1), np.clip(nearest[..., 0], 0, width - 1)]
+            direction = there * np.where((there * direction).sum(axis=-1, keepdims=True) < 0, -1, 1)
+    picture = picture + share[..., None] * (total / weights - picture)
+
+    steps = range(-cell, cell + 1)
+    seen = np.stack([colours(picture, y + step * line[..., 0], x - step * line[..., 1]) for step in steps])
+    weights = np.exp(-0.5 * (2 * np.array(steps) / cell) ** 2)
+    light = (picture - np.tensordot(weights / weights.sum(), seen, 1)) @ LIGHT
+    steeper = np.clip(picture + (0.4 * share * light)[..., None], seen.min(axis=0), seen.max(axis=0))
+    return np.where(share[..., None] > 0, steeper, picture)
+
+
 def main():
     random = np.random.default_rng(7)
     noise = lambda sigma: gaussian_filter(random.standard_normal((HEIGHT, WIDTH, 3)), (sigma, sigma, 0))
@@ -108,6 +193,7 @@ def main():
         "small": source[2::SCALE, 1::SCALE].astype(np.float32),
     }
     picture, source, small = (tensors[name].astype(np.float64) for name in ("picture", "source", "small"))
+    share, deviation = texture(source, 4, 0.8)
     tensors |= {
         "luminosity": luminosity(picture, source),
         "half": 0.5 * np.clip(picture, -1, 1) + 0.5 * source,
@@ -115,6 +201,10 @@ def main():
         "adain": adain(picture, source),
         "lab": lab(picture, source),
         "back_projection": back_projection(picture, small),
+        "coherence": coherence(picture, source, 4, 0.8),
+        "coherence_of_2": coherence(picture, source, 2, 0.8),
+        "texture_share": share,
+        "texture_deviation": deviation,
     }
     folder = pathlib.Path(__file__).parents[1] / "fixtures" / "blend"
     folder.mkdir(exist_ok=True)

@@ -115,11 +115,11 @@ fn plan_chooses_smaller_tiles_and_batches_for_a_smaller_budget() {
     let usual = plan("--max-memory 8GiB");
     assert!(usual.contains("batches of 4") && usual.contains("of 512 px"), "{usual}");
     assert!(usual.contains("stay loaded") && usual.contains(" of 8.0 GiB"), "{usual}");
-    let small = plan("--max-memory 240MiB");
+    let small = plan("--max-memory 280MiB");
     assert!(small.contains("loaded for each stage"), "{small}");
     assert!(!small.contains("of 512 px"), "{small}");
     // What the user asks for is not changed.
-    let line = shell.fail("plan in.png --threads 2 --max-memory 240MiB --tile 512", 1);
+    let line = shell.fail("plan in.png --threads 2 --max-memory 280MiB --tile 512", 1);
     assert!(line.contains("VAE tiles of 512 px"), "{line}");
 }
 

@@ -150,6 +150,12 @@ pub struct AddArgs {
     /// How far the output, reduced again, is the input
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     pub fidelity: Option<f64>,
+    /// How far lines are drawn along those of the input
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    pub coherence: Option<f64>,
+    /// How far texture without lines is noise of the input's roughness
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    pub texture: Option<f64>,
     #[command(flatten)]
     pub watch: WatchArgs,
 }

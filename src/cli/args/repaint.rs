@@ -99,6 +99,14 @@ pub struct RepaintArgs {
     /// works in full from twice the size on [default: the model's, or 0]
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     fidelity: Option<f64>,
+    /// How far what runs in lines (fur, bristles, edges) is drawn along the lines of the input: smoother along them, steeper
+    /// across; it works in full from twice the size on [default: the model's, or 0]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    coherence: Option<f64>,
+    /// How far texture without lines (sand, gravel) is fine noise, as rough as the input's own texture, in the place of the
+    /// model's guess; it works in full from twice the size on [default: the model's, or 0]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    texture: Option<f64>,
     /// Colour correction of the output towards the input
     #[arg(long, value_enum, default_value_t = ColorFixArg::Wavelet)]
     color_fix: ColorFixArg,
@@ -135,8 +143,9 @@ impl RepaintArgs {
         settings.gsp = self.gsp.unwrap_or(Defaults::GSP);
         settings.rap = self.rap.unwrap_or(Defaults::RAP);
         settings.rsp = self.rsp.unwrap_or(Defaults::RSP);
-        (settings.sharpen, settings.grain, settings.fidelity) =
-            (self.sharpen, self.grain, self.fidelity);
+        (settings.sharpen, settings.grain) = (self.sharpen, self.grain);
+        settings.fidelity = self.fidelity;
+        (settings.coherence, settings.texture) = (self.coherence, self.texture);
         settings.colour_fix = match self.color_fix {
             ColorFixArg::Wavelet => ColourFix::Wavelet,
             ColorFixArg::Adain => ColourFix::Adain,

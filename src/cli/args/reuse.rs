@@ -32,7 +32,7 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 21] = [
+const PLAIN: [(&str, &[&str], Shape); 23] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
     ("prompt_syntax", &["prompt_syntax"], Shape::Text),
@@ -49,6 +49,8 @@ const PLAIN: [(&str, &[&str], Shape); 21] = [
     ("sharpen", &["sharpen"], Shape::Number),
     ("grain", &["grain"], Shape::Number),
     ("fidelity", &["fidelity"], Shape::Number),
+    ("coherence", &["coherence"], Shape::Number),
+    ("texture", &["texture"], Shape::Number),
     ("color_fix", &["color_fix"], Shape::Text),
     ("blend", &["blend"], Shape::Number),
     ("spacing", &["spacing", "timesteps"], Shape::Text),

@@ -57,7 +57,7 @@ pub const NOT_OF_GENERATE: [&str; 8] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-pub const OF_ENLARGING: [&str; 21] = [
+pub const OF_ENLARGING: [&str; 23] = [
     "control",
     "control_kind",
     "control_image",
@@ -73,6 +73,8 @@ pub const OF_ENLARGING: [&str; 21] = [
     "sharpen",
     "grain",
     "fidelity",
+    "coherence",
+    "texture",
     "color_fix",
     "detail_only",
     "blend",

@@ -153,13 +153,11 @@ impl Plan {
         let repaints = settings.repaints() && !keeps_everything;
         if !settings.repaints() {
             sampling.notes.push(not_repainted(settings));
-            if [settings.sharpen, settings.grain, settings.fidelity]
-                .iter()
-                .flatten()
-                .any(|amount| *amount > 0.0)
-            {
-                let note =
-                    "sharpening, grain and fidelity are the repaint's: they have no effect here";
+            let Settings { sharpen, grain, fidelity, coherence, texture, .. } = *settings;
+            let amounts = [sharpen, grain, fidelity, coherence, texture];
+            if amounts.iter().flatten().any(|amount| *amount > 0.0) {
+                let note = "coherence, texture, sharpening, grain and fidelity are the repaint's: \
+                            they have no effect here";
                 sampling.notes.push(note.to_owned());
             }
         } else if keeps_everything {

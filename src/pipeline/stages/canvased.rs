@@ -10,7 +10,7 @@ use crate::{
     pipeline::{
         back_projection::InputPixels,
         error::Error,
-        finish::{Beside, Finish},
+        finish::{Beside, Finish, Told},
         mask::MaskWindows,
     },
 };
@@ -60,7 +60,14 @@ impl<'a> Canvased<'a> {
             InputPixels { columns, rows, values }
         });
         let shares = if masked { self.shares(x.clone(), y.clone()) } else { None };
-        Beside { source: self.window(x, y), input, shares }
+        Beside { source: self.window(x, y), told: Told::default(), input, shares }
+    }
+
+    /// As [`beside`](Self::beside), for a tile of these columns and rows.
+    pub fn beside_tile(&self, finish: Finish, x: Range<usize>, y: Range<usize>) -> Beside {
+        let told = finish.told(&x, &y, |columns, rows| self.window(columns, rows));
+        // A mask comes last of all.
+        Beside { told, ..self.beside(finish, x, y, !finish.needs_whole()) }
     }
 
     /// The share of the repaint in the pixels of columns `x` and rows `y` of the picture, `[y, x]`; `None` without a mask.

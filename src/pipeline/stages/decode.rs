@@ -337,8 +337,7 @@ impl<'a> TileFrame<'a> {
         let width = self.columns().len();
         let (rows, columns) = self.shown();
         let at = (rows.start, columns.start);
-        let masked = !finish.needs_whole();
-        let beside = source.beside(*finish, columns.clone(), rows.clone(), masked);
+        let beside = source.beside_tile(*finish, columns.clone(), rows.clone());
         if (rows.len(), columns.len()) == (self.rows().len(), width) {
             finish.tile(&mut pixels, &beside, at, width);
         } else {

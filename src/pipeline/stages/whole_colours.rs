@@ -152,10 +152,19 @@ mod tests {
         for colour_fix in FIXES {
             for (detail_only, amounts) in [(false, None), (true, None), (false, Some((0.8, 2.0)))] {
                 let (sharpen, grain) = amounts.unzip();
-                let fidelity = amounts.map(|_| 0.9);
+                let (fidelity, coherence) = (amounts.map(|_| 0.9), amounts.map(|_| 0.8));
+                let texture = amounts.map(|_| 0.7);
                 let defaults = Settings::default();
-                let settings =
-                    Settings { colour_fix, sharpen, grain, fidelity, detail_only, ..defaults };
+                let settings = Settings {
+                    colour_fix,
+                    sharpen,
+                    grain,
+                    fidelity,
+                    coherence,
+                    texture,
+                    detail_only,
+                    ..defaults
+                };
                 let whole = made(settings.clone(), 80);
                 let far = |tile: usize| {
                     let tiled = made(settings.clone(), tile);

@@ -165,6 +165,12 @@ pub struct RunDefaults {
     /// how far the output, reduced again, is the input, 0 to 1
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<f64>,
+    /// how far lines are drawn along those of the input, 0 to 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coherence: Option<f64>,
+    /// how far texture without lines is noise of the input's roughness, 0 to 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texture: Option<f64>,
     /// merged in this order
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraRef>,
