@@ -1,5 +1,5 @@
-"""Cuts the pictures on which the strength of sharpening, grain, fidelity, coherence and texture is chosen, none of which is part of the
-test: the middles of the three kept-out photographs that training looks at, and of fifteen that it sees.
+"""Cuts the pictures on which the strength of sharpening, grain, fidelity and coherence is chosen, none of which is part of the test:
+the middles of the three kept-out photographs that training looks at, and of fifteen that it sees.
 
     strength.py --work WORK --out WORK/strength
     cupscale-fast WORK/strength/NAME_low.png -o OURS/NAME.png --sharpen 0.8 --grain 1.25      # each of them, with each strength

@@ -162,7 +162,7 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     let (own, settings) = made("in.png -s 2");
     assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.8.into(), &1.25.into()));
     assert_eq!((&settings["fidelity"], &settings["coherence"]), (&1.0.into(), &1.0.into()));
-    assert_eq!(settings["texture"], 1.0);
+    assert_eq!(settings["texture"], 0.0);
     assert_eq!(made("in.png -s 2 --sharpen 0.8 --grain 1.25").0, own);
     let plain = made("in.png -s 2 --sharpen 0 --grain 0").0;
     // One of the two by itself: the other is the model's.
