@@ -12,14 +12,14 @@ use rayon::prelude::*;
 use super::{
     blend::light,
     protect::ramp,
-    structure::{self, Cells, LARGEST_CELL, Structure, Tensor},
+    structure::{self, Cells, Structure, Tensor, gaussian},
 };
 
 /// Coherence up to which a place has no lines, and from which it has nothing else.
 const COHERENT: (f32, f32) = (0.3, 0.7);
-/// Steps along a line to each side, of half a cell each, and the standard deviation of their weights in steps.
-const STEPS: usize = 5;
+/// Standard deviation of the weights along a line, in steps of half a cell, and the steps to each side at which they are cut.
 const STEP_DEVIATION: f32 = 2.5;
+const STEPS: usize = (2.0 * STEP_DEVIATION) as usize;
 /// How much steeper the lines become: strength of an unsharp mask across them that stays within what it sees.
 const SHOCK: f32 = 0.4;
 /// What smooths the tensors before a line is told from them.
@@ -69,16 +69,13 @@ impl Coherence {
         }
         let cell = self.structure.cell;
         let step = cell as f32 / 2.0;
-        let shares: [f32; STEPS] = weights(1.0 / STEP_DEVIATION);
-        lines.each(picture, |window, at, line| window.along(at, line, step, &shares));
-        let shares: [f32; LARGEST_CELL] = weights(1.0 / step);
-        lines.each(picture, |window, at, line| window.across(at, line, &shares[..cell]));
+        let weights = gaussian(STEP_DEVIATION);
+        let weights = &weights[STEPS..];
+        lines.each(picture, |window, at, line| window.along(at, line, step, weights));
+        let weights = gaussian(step);
+        let weights = &weights[cell..];
+        lines.each(picture, |window, at, line| window.across(at, line, weights));
     }
-}
-
-/// Weights of 1, 2, … steps of this length, in standard deviations.
-fn weights<const N: usize>(step: f32) -> [f32; N] {
-    std::array::from_fn(|at| (-0.5 * ((at + 1) as f32 * step).powi(2)).exp())
 }
 
 /// The line through a pixel.
@@ -175,14 +172,14 @@ impl Window<'_> {
         })
     }
 
-    /// The pixel with its line's share of the mean along the line.
-    fn along(&self, at: (usize, usize), line: Line, step: f32, weights: &[f32; STEPS]) -> [f32; 3] {
+    /// The pixel with its line's share of the mean along the line, by the weights of this place and of those further away.
+    fn along(&self, at: (usize, usize), line: Line, step: f32, weights: &[f32]) -> [f32; 3] {
         let here = self.pixel(at);
-        let mut sum = here;
+        let mut sum = here.map(|value| weights[0] * value);
         for side in [1.0, -1.0] {
             let mut place = (0.0f32, 0.0f32);
             let mut direction = (side * line.x, side * line.y);
-            for weight in weights {
+            for weight in &weights[1..] {
                 place = (place.0 + step * direction.0, place.1 + step * direction.1);
                 let value = self.sample(at, place);
                 sum.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * value);
@@ -194,15 +191,14 @@ impl Window<'_> {
                 direction = (on * x, on * y);
             }
         }
-        let total = 1.0 + 2.0 * weights.iter().sum::<f32>();
-        std::array::from_fn(|i| here[i] + line.share * (sum[i] / total - here[i]))
+        std::array::from_fn(|i| here[i] + line.share * (sum[i] - here[i]))
     }
 
-    /// The pixel made steeper across its line, within the values that are there.
+    /// The pixel made steeper across its line, within the values that are there; weights as of [`along`](Self::along).
     fn across(&self, at: (usize, usize), line: Line, weights: &[f32]) -> [f32; 3] {
         let here = self.pixel(at);
-        let (mut sum, mut least, mut most) = (here, here, here);
-        for (step, weight) in (1..).zip(weights) {
+        let (mut sum, mut least, mut most) = (here.map(|value| weights[0] * value), here, here);
+        for (step, weight) in weights.iter().enumerate().skip(1) {
             for far in [step as f32, -(step as f32)] {
                 let value = self.sample(at, (-far * line.y, far * line.x));
                 for (i, value) in value.into_iter().enumerate() {
@@ -212,8 +208,7 @@ impl Window<'_> {
                 }
             }
         }
-        let total = 1.0 + 2.0 * weights.iter().sum::<f32>();
-        let more = SHOCK * line.share * (light(here) - light(sum.map(|sum| sum / total)));
+        let more = SHOCK * line.share * (light(here) - light(sum));
         std::array::from_fn(|i| (here[i] + more).clamp(least[i], most[i]))
     }
 }

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::protect::LEVEL;
 
-/// Largest side of a cell: the structure of an input that is enlarged further lies in what was resized.
-pub(super) const LARGEST_CELL: usize = 4;
+/// Largest side of a cell, in pixels: the structure of an input that is enlarged further lies in what was resized.
+const LARGEST_CELL: usize = 4;
 /// What is added to squares of differences, of cells in −1…1: noise of less than a level of 255 is no structure.
 pub(super) const NOISE: f32 = 0.75 * LEVEL * LEVEL;
 

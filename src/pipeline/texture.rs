@@ -1,6 +1,6 @@
 //! Texture without lines, as sand, gravel, bark and foliage from afar have it. A network that cannot know where each grain lies draws
 //! scales of one size instead. Where the input has such a texture, most of the guess gives way to noise whose strength is that of
-//! the input's own differences: textures of nature are as rough at half the size.
+//! the input's own differences: textures of nature are about as rough at a quarter of the size.
 //!
 //! What is drawn out of an input is told from its structure alone, so that letters, edges and lines keep the network's guess.
 

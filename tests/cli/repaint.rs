@@ -197,6 +197,32 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
 }
 
 #[test]
+fn lines_and_textures_of_the_input_are_drawn_where_that_is_asked_for() {
+    let shell = Shell::new();
+    // Stripes, and sand: a value of its own for each pixel, of a small generator.
+    let stripes = image::RgbImage::from_fn(48, 32, |x, y| {
+        image::Rgb([if (x + 2 * y) % 8 < 4 { 90 } else { 160 }; 3])
+    });
+    let mut word = 1u32;
+    let sand = image::RgbImage::from_fn(48, 32, |_, _| {
+        word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        image::Rgb([120 + (word >> 24) as u8 / 5; 3])
+    });
+    for (name, picture) in [("stripes.png", &stripes), ("sand.png", &sand)] {
+        picture.save(shell.path(name)).unwrap();
+    }
+    let made = |name: &str, options: &str| {
+        shell.succeed(&format!("{name} -o out.png -s 2 --grain 0 {options}"));
+        pictures::open(shell.path("out.png")).to_rgb8()
+    };
+    let differ = |name: &str, one: &str, other: &str| made(name, one) != made(name, other);
+    assert!(differ("stripes.png", "--coherence 0", "--coherence 1"));
+    assert!(differ("sand.png", "--coherence 0 --texture 0", "--coherence 0 --texture 1"));
+    // What has lines has no such texture.
+    assert!(!differ("stripes.png", "--texture 0", "--texture 1"));
+}
+
+#[test]
 fn an_output_reduced_again_is_the_input_as_far_as_fidelity_asks() {
     let shell = Shell::new();
     shell.picture("in.png", 50, 34);

@@ -159,7 +159,7 @@ pub(crate) fn orientation(exif: &[u8]) -> u8 {
         // A damaged block may have one that says nothing before one that does, and what is no single number may be read
         // here and not with the whole block.
         let mut places = first.places.iter().filter(|place| place.tag == tag::ORIENTATION);
-        places.find_map(|place| reader.value(place).filter(|_| place.is_inline())?.as_u32())
+        places.find_map(|place| reader.value(place).filter(|_| place.is_inline)?.as_u32())
     };
     match value() {
         Some(n @ 1..=8) => n as u8,
@@ -345,8 +345,10 @@ mod tests {
     /// Found by fuzzing.
     #[test]
     fn a_directory_within_the_one_above_it_and_a_pointer_elsewhere_are_none() {
-        // Its EXIF directory begins in its own second entry; then its pointer's value stands in the first entry.
-        for pointer in [[0, 0, 0, 1, 0, 0, 0, 22], [0, 0, 0, 2, 0, 0, 0, 14]] {
+        // Its EXIF directory begins in its own second entry; then its pointer's value stands in the first entry, and in the third.
+        for pointer in
+            [[0, 0, 0, 1, 0, 0, 0, 22], [0, 0, 0, 2, 0, 0, 0, 14], [0, 0, 0, 2, 0, 0, 0, 38]]
+        {
             let mut block = b"MM\0*\0\0\0\x08\0\x03".to_vec();
             block.extend([1, 18, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0]);
             block.extend([[0x87, 0x69, 0, 4].as_slice(), &pointer].concat());

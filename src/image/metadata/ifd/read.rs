@@ -20,13 +20,8 @@ pub(crate) struct Place {
     pub start: u64,
     /// Bytes of the value.
     pub length: u64,
-}
-
-impl Place {
-    /// `true` if the value stands in the entry itself.
-    pub(crate) fn is_inline(&self) -> bool {
-        (self.entry..self.entry + 20).contains(&self.start)
-    }
+    /// The value stands in the entry itself.
+    pub is_inline: bool,
 }
 
 /// The places of a directory's readable entries.
@@ -181,8 +176,9 @@ impl<R: Read + Seek> Reader<R> {
             (self.u32(*count).into(), self.u32(*start).into(), 4, 8)
         };
         let length = size_of_kind(kind)?.checked_mul(count)?;
-        let start = if length <= inline { at + field } else { start };
-        Some(Place { tag, kind, count, entry: at, start, length })
+        let is_inline = length <= inline;
+        let start = if is_inline { at + field } else { start };
+        Some(Place { tag, kind, count, entry: at, start, length, is_inline })
     }
 
     /// The value at a place, little-endian; `None` when it cannot be read or is too large.
@@ -229,7 +225,7 @@ impl<R: Read + Seek> Reader<R> {
     /// A directory that an entry points to; empty when there is none. One that shares bytes with the directory above it is
     /// none: what is patched in one would be something else in the other.
     pub(crate) fn below(&mut self, directory: &Directory, tag: u16) -> Directory {
-        let pointer = directory.find(tag).filter(Place::is_inline);
+        let pointer = directory.find(tag).filter(|place| place.is_inline);
         let at = pointer.and_then(|place| self.value(&place)?.as_u64());
         let below = at.map(|at| self.directory(at)).unwrap_or_default();
         let link = if self.big { 8 } else { 4 };
