@@ -41,8 +41,8 @@ def check(wheel: pathlib.Path, version: str) -> str:
         if other:
             return f"{', '.join(sorted(other))} should not be in it"
         licences = [name for name in names if name.startswith(f"{info}/licenses/LICENSE-") and files.getinfo(name).file_size > 1000]
-        if len(licences) != 2:
-            return "it has not both licences"
+        if len(licences) != 3:
+            return "it has not all licences"
     for line in ("Name: cupscale", f"Version: {version}", "License-Expression: MIT OR Apache-2.0", "Requires-Python: >=3.10"):
         if line not in metadata.splitlines():
             return f"its metadata have no line `{line}`"

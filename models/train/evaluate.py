@@ -10,6 +10,8 @@ HELDOUT is what heldout.py or drawings.py wrote, a FOLDER holds NAME.png for eac
 `niqe`            naturalness without the truth (niqe.py; lower is better);
 `grid`            how much the mean step between neighbouring columns or rows at multiples of 4, 8, 64, 128 px exceeds
                   that of their neighbours, in percent, largest of them: the lattice of a latent and seams between regions;
+`elsewhere`       the largest such excess at other columns or rows of the same period: if it is as large, edges of the
+                  picture are what is seen;
 `psnr`            in dB against the truth, for the record: a sharper guess may well score below a blur;
 `energy`          RMS of the finest Laplacian level over the truth's (1 = as sharp as the truth).
 With --drawings also, in levels of 255:
@@ -69,20 +71,28 @@ def psnr(a, b):
 
 
 def grid_index(rgb):
-    """Largest excess, in percent, of the steps across multiples of 4, 8, 64, 128 px."""
-    worst = 0.0
+    """Largest excess, in percent, of the steps across multiples of 4, 8, 64, 128 px; and the largest at another phase of the
+    same period, where there is no grid: what the picture's own edges are good for."""
+    worst, elsewhere = 0.0, 0.0
     for axis in (0, 1):
         step = np.abs(np.diff(rgb, axis=axis)).mean(axis=(1 - axis, 2))
         place = np.arange(1, len(step) + 1)
+
+        def excess(period, phase):
+            on = place % period == phase
+            if on.sum() < 3:
+                return 0.0
+            # Against the neighbours one and two steps away, so that the picture's own trend cancels.
+            near = np.zeros_like(on)
+            for k in (-2, -1, 1, 2):
+                near |= np.roll(on, k)
+            return float(step[on].mean() / max(1e-6, step[near & ~on].mean()) - 1) * 100
+
         for period in (4, 8, 64, 128):
-            on = place % period == 0
-            if on.sum() >= 3:
-                # Against the neighbours one and two steps away, so that the picture's own trend cancels.
-                near = np.zeros_like(on)
-                for k in (-2, -1, 1, 2):
-                    near |= np.roll(on, k)
-                worst = max(worst, float(step[on].mean() / max(1e-6, step[near & ~on].mean()) - 1) * 100)
-    return worst
+            own = excess(period, 0)
+            if own > worst:
+                worst, elsewhere = own, max(excess(period, phase) for phase in range(1, period))
+    return worst, elsewhere
 
 
 def plain(there, reach=8):
@@ -106,10 +116,12 @@ class Meter:
         (t1, t2), (o1, o2) = laplacian(t), laplacian(o)
         with torch.inference_mode():
             far = float(features_module.distance(self.features, self.tensor(output), self.tensor(truth)))
+        grid, elsewhere = grid_index(o)
         return {
             "swd 1": sliced_wasserstein(o1, t1), "swd 2": sliced_wasserstein(laplacian(o2)[0], laplacian(t2)[0]),
             "faithful": psnr(rgb_of(reduce_area(output, truth.width / low.width)), rgb_of(low)),
-            "features": far, "niqe": niqe(output), "grid": grid_index(o), "psnr": psnr(o, t), "energy": rms(o1) / rms(t1),
+            "features": far, "niqe": niqe(output), "grid": grid, "elsewhere": elsewhere, "psnr": psnr(o, t),
+            "energy": rms(o1) / rms(t1),
             **(self.plain_places(t, o) if self.drawings else {})}
 
     def plain_places(self, truth, output):

@@ -2,7 +2,7 @@
 
 Each sample is 288 x 288 px (a region of 256 px and a margin of 16, so that no latent sees a border of the crop): the sharp
 crop; the same after reduction by 2 to 4 (several kernels, some blurred, noisy or JPEG-compressed) and enlargement by Lanczos, which is
-what the program encodes; and Real-ESRGAN's enlargement of the same small picture. One in ten is a drawing made here (flat
+what the program encodes; the small picture itself; and Real-ESRGAN's enlargement of it. One in ten is a drawing made here (flat
 areas, lines, letters), whose target is itself. Shards appear one by one; training may start with the first.
 """
 import argparse
@@ -105,16 +105,17 @@ def main():
             continue
         crops = Crops(photos, args.seed + shard, tries=3, detail_share=0.7)
         rng = crops.rng
-        sharp, soft, guess = [], [], []
+        sharp, soft, guess, smalls = [], [], [], []
         for _ in range(args.size):
             drawn = rng.random() < 0.1
             high = drawing(rng) if drawn else crops.one(SIDE)
             small, scale = reduce(Image.fromarray(high.permute(1, 2, 0).contiguous().numpy()), rng)
             sharp.append(high.contiguous())
+            smalls.append(chw(small))
             soft.append(chw(small.resize((SIDE, SIDE), Image.LANCZOS)))
             # A small reduction leaves the truth itself within reach, and costs the teacher the most.
             guess.append(high.contiguous() if drawn or scale < 2.9 else taught(net, small, args.device))
-        save_checkpoint(path, sharp=torch.stack(sharp), soft=torch.stack(soft), taught=torch.stack(guess))
+        save_checkpoint(path, sharp=torch.stack(sharp), soft=torch.stack(soft), taught=torch.stack(guess), small=smalls)
         print(f"{time.strftime('%H:%M:%S')} shard {shard}", flush=True)
 
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cupscale::{
     caption::Captioner,
-    pipeline::{self, ControlUse, FirstEnlarger, Settings},
+    pipeline::{self, ControlUse, First, Settings},
 };
 
 use crate::values::LoraArg;
@@ -14,7 +14,7 @@ pub struct Loaded {
     pub engine: pipeline::Engine,
     pub loras: Vec<LoraArg>,
     pub controls: Vec<ControlUse>,
-    pub first: Option<Arc<FirstEnlarger>>,
+    pub first: First,
     pub captioner: Arc<dyn Captioner>,
     pub describes_with_a_model: bool,
     /// What a job takes of the machine where its own keywords say nothing.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cupscale::{
-    pipeline::FirstEnlarger,
+    pipeline::{First, FirstEnlarger, LANCZOS},
     weights::{LoraScale, ModelChoice},
 };
 use pyo3::{prelude::*, types::PyDict};
@@ -50,17 +50,16 @@ impl Choice {
         Ok(Self { model, loras, first: name("first")? })
     }
 
-    /// What makes the picture that is repainted; `None` for Lanczos.
+    /// What makes the picture that is repainted.
     ///
     /// # Errors
     /// What is not there, or is no such network.
-    pub fn first(&self) -> Result<Option<Arc<FirstEnlarger>>, Failure> {
-        match self.first.as_deref() {
-            Some(name) if name != values::LANCZOS => {
-                Ok(Some(Arc::new(FirstEnlarger::named(name)?)))
-            }
-            _ => Ok(None),
-        }
+    pub fn first(&self) -> Result<First, Failure> {
+        Ok(match self.first.as_deref() {
+            None => First::Own,
+            Some(name) if name == LANCZOS => First::Lanczos,
+            Some(name) => First::Network(Arc::new(FirstEnlarger::named(name)?)),
+        })
     }
 }
 

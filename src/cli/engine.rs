@@ -10,7 +10,7 @@ use cupscale::{
     backend::{DeviceSpec, MatmulPrecision},
     candle::Device,
     model::text::LoraTag,
-    pipeline::{Engine, Error, FirstEnlarger},
+    pipeline::{Engine, Error, First, FirstEnlarger, LANCZOS},
     weights::{
         CaptionerChoice, ModelChoice,
         registry::{self, Kind, Store},
@@ -20,7 +20,7 @@ use cupscale::{
 use super::{
     args::ModelArgs,
     error::CliError,
-    values::{self, ControlArg, LoraArg},
+    values::{ControlArg, LoraArg},
 };
 
 /// Loads a model with ControlNets onto devices, and the LoRAs that a prompt names; `note` receives warnings.
@@ -44,7 +44,7 @@ pub fn load(
 /// Checks that an installed model can be run: its configurations, the headers of its weights, what its manifest says of runs.
 pub fn check(model: &OsStr) -> Result<(), CliError> {
     match registry::resolve(model)?.kind {
-        Some(Kind::Enlarger) => first(model).map(drop),
+        Some(Kind::Enlarger) => Ok(FirstEnlarger::named(model).map(drop)?),
         Some(Kind::Captioner) => {
             let choice = CaptionerChoice { model: Some(model.to_owned()), ..Default::default() };
             Ok(choice.open().map(drop)?)
@@ -59,12 +59,13 @@ pub fn check(model: &OsStr) -> Result<(), CliError> {
     }
 }
 
-/// The first enlarger of that name or in that file; `None` for Lanczos.
-pub fn first(name: &OsStr) -> Result<Option<Arc<FirstEnlarger>>, CliError> {
-    if name == values::LANCZOS {
-        return Ok(None);
-    }
-    Ok(Some(Arc::new(FirstEnlarger::named(name)?)))
+/// The first enlarger of that name or in that file.
+pub fn first(name: Option<&OsStr>) -> Result<First, CliError> {
+    Ok(match name {
+        None => First::Own,
+        Some(name) if name == LANCZOS => First::Lanczos,
+        Some(name) => First::Network(Arc::new(FirstEnlarger::named(name)?)),
+    })
 }
 
 /// The LoRAs of the options and those that a prompt names.

@@ -15,7 +15,7 @@ use cupscale::{
     canvas::SizeSpec,
     image::{self, Input, ReadOptions},
     model::text::LoraTag,
-    pipeline::{ControlUse, Engine, Error, OwnControlPicture, Settings, WorkOptions},
+    pipeline::{ControlUse, Engine, Error, First, OwnControlPicture, Settings, WorkOptions},
     weights::LoraScale,
 };
 
@@ -233,7 +233,11 @@ impl Job {
         settings.max_memory = loaded.max_memory;
         settings.vae_disk = loaded.vae_disk;
         settings.controls.clone_from(&loaded.controls);
-        settings.first.clone_from(&loaded.first);
+        settings.first = match request.model.first.as_deref() {
+            // All that a request may choose.
+            Some(_) => First::Lanczos,
+            None => loaded.first.clone(),
+        };
         let wants_model = names_captioner && request.describes_with_a_model();
         if wants_model && !self.describes_with_a_model() {
             return Err(CliError::Usage(format!(
@@ -295,7 +299,7 @@ impl Job {
         if settings.vae_disk.is_some() && !engine.vae_sees_the_whole() {
             note("--vae-disk has no effect: no norm of this model's VAE sees the whole picture");
         }
-        settings.first = engine::first(&self.model.first)?;
+        settings.first = engine::first(self.model.first.as_deref())?;
         settings.captioner = captioner::open(&self.content, &devices)?;
         self.repaint.add_profile(&engine, &mut settings)?;
         Ok((engine, settings))

@@ -36,6 +36,12 @@ pub fn run(args: &QuantizeArgs) -> Result<(), CliError> {
         WeightsError::Interrupted => Error::Interrupted(None),
         error => error.into(),
     })?;
+    if let Some(first) = files.first_enlarger().map_err(Error::from)? {
+        let file = first.paths().first().map_or("its file".into(), |path| path.to_string_lossy());
+        reporter.tell(&format!(
+            "the network that enlarges before the repaint is not in the output: name {file} with --first"
+        ));
+    }
     print(&table(args, &summary))
 }
 

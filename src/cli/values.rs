@@ -53,9 +53,6 @@ pub enum Page {
     All,
 }
 
-/// The first enlarger that is no model.
-pub const LANCZOS: &str = "lanczos";
-
 fn number(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| "not a number".into())
 }

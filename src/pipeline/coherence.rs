@@ -54,7 +54,8 @@ impl Coherence {
 
     /// The lines of the pixels in these columns and rows of the output, from the input's tensors, of which those are right that
     /// lie [`CELLS`](Self::CELLS) around them.
-    pub fn lines(self, tensors: &Cells<3>, columns: &Range<usize>, rows: &Range<usize>) -> Lines {
+    pub fn lines(self, tensors: &Cells<4>, columns: &Range<usize>, rows: &Range<usize>) -> Lines {
+        let tensors = tensors.map(|[across, mixed, down, _]| [across, mixed, down]);
         let tensors = tensors.smoothed(&BINOMIAL);
         let line = |tensor| Line::of(tensor, self.strength);
         let of_pixels = self.structure.at_pixels(&tensors, columns, rows, line);

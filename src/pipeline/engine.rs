@@ -1,6 +1,6 @@
 //! Engine: one model on one device or several, ready for any number of jobs; the library's entry point.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use candle_core::{DType, Device};
 
@@ -12,6 +12,7 @@ use crate::{
 
 use super::{
     error::Error,
+    first::FirstEnlarger,
     model::{Model, ModelShape},
     model_defaults::ModelDefaults,
     profile::Profile,
@@ -112,6 +113,12 @@ impl Engine {
     #[must_use]
     pub fn name(&self) -> &str {
         self.model.name()
+    }
+
+    /// The network of the model's own that enlarges the input before the model repaints it.
+    #[must_use]
+    pub fn first(&self) -> Option<&Arc<FirstEnlarger>> {
+        self.model.first.as_ref()
     }
 
     /// The profile that the model's manifest or files recommend.

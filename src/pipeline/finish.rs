@@ -48,6 +48,8 @@ pub(super) struct Beside {
 pub(super) struct Told {
     lines: Option<Lines>,
     rough: Option<Vec<Rough>>,
+    /// The input itself, resized, where there is a texture: what a network makes of it has lines of its own there.
+    plain: Vec<f32>,
 }
 
 /// What the settings ask for.
@@ -121,11 +123,17 @@ impl Finish {
             return Told::default();
         };
         let (across, down) = self.structure.around(cells, columns, rows);
-        let tensors = self.structure.tensors(&source(across.clone(), down.clone()), &across, &down);
-        Told {
-            lines: self.coherence.map(|coherence| coherence.lines(&tensors, columns, rows)),
-            rough: self.texture.map(|texture| texture.rough(&tensors, columns, rows)),
-        }
+        let plain = source(across.clone(), down.clone());
+        let tensors = self.structure.tensors(&plain, &across, &down);
+        let rough = self.texture.and_then(|texture| texture.rough(&tensors, columns, rows));
+        let plain = rough.as_ref().map_or_else(Vec::new, |_| {
+            let first = columns.start - across.start;
+            let lines = plain.chunks_exact(3 * across.len()).skip(rows.start - down.start);
+            let lines = lines.take(rows.len());
+            lines.flat_map(|line| &line[3 * first..3 * (first + columns.len())]).copied().collect()
+        });
+        let lines = self.coherence.map(|coherence| coherence.lines(&tensors, columns, rows));
+        Told { lines, rough, plain }
     }
 
     /// True if [`tile`](Self::tile) looks at the input.
@@ -190,7 +198,7 @@ impl Finish {
             sharpen::apply(picture, self.sharpen, width);
         }
         if let (Some(texture), Some(rough)) = (self.texture, &beside.told.rough) {
-            texture.apply(picture, &beside.source, rough, place, width);
+            texture.apply(picture, &beside.told.plain, rough, place, width);
         }
         if matches!(self.fix, ColourFix::Wavelet | ColourFix::Lab) {
             colour_fix::apply(picture, &beside.source, width);

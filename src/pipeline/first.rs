@@ -16,6 +16,37 @@ use crate::{
     weights::{ChoiceError, EnlargerFiles, WeightsError, named_enlarger},
 };
 
+/// Name of what is no network, for users and metadata.
+pub const LANCZOS: &str = "lanczos";
+
+/// What makes the picture that is repainted.
+#[derive(Clone, Debug, Default)]
+pub enum First {
+    /// The model's own network ([`Engine::first`](super::Engine::first)) where the output is larger than the input; Lanczos where
+    /// it has none.
+    #[default]
+    Own,
+    /// Lanczos.
+    Lanczos,
+    /// A network.
+    Network(Arc<FirstEnlarger>),
+}
+
+impl First {
+    /// The network, where the model has this of its own, for an output that is larger or not.
+    pub(crate) fn network(
+        &self,
+        own: Option<&Arc<FirstEnlarger>>,
+        enlarges: bool,
+    ) -> Option<Arc<FirstEnlarger>> {
+        match self {
+            Self::Own => own.filter(|_| enlarges).map(Arc::clone),
+            Self::Lanczos => None,
+            Self::Network(network) => Some(Arc::clone(network)),
+        }
+    }
+}
+
 /// A network that enlarges pictures, loaded when a job first needs it.
 #[derive(Debug)]
 pub struct FirstEnlarger {

@@ -13,6 +13,7 @@ use tracing::info_span;
 use super::{
     engine::Engine,
     error::Error,
+    first::First,
     job::JobSpec,
     plan::{Plan, geometry::native_pixels},
     progress::Progress,
@@ -181,7 +182,7 @@ fn base_spec(
         gsp: 0.0,
         rap: 0.0,
         rsp: 0.0,
-        first: None,
+        first: First::Lanczos,
         captioner: Arc::new(PromptOnly),
         controls: Vec::new(),
         sharpen: Some(0.0),

@@ -20,6 +20,7 @@ use super::{
     control::ControlUse,
     engine::Engine,
     error::Error,
+    first::{First, FirstEnlarger, LANCZOS},
     plan::Plan,
     prompts::Prompts,
     settings::{Defaults, Settings},
@@ -30,6 +31,8 @@ use super::{
 pub struct JobSpec {
     /// The user's choices.
     pub settings: Settings,
+    /// The network that makes the picture which is repainted.
+    pub first: Option<Arc<FirstEnlarger>>,
     /// The settings' prompts, read.
     pub prompts: Prompts,
     /// Plan of the run.
@@ -50,6 +53,8 @@ struct Identity {
     loras: Vec<(String, LoraScale)>,
     embeddings: Vec<String>,
     controls: Vec<String>,
+    /// It has a network of its own that enlarges the input.
+    enlarges: bool,
     fingerprint: String,
     device: String,
 }
@@ -89,6 +94,7 @@ impl JobSpec {
         let Engine { model, runner, .. } = engine;
         Ok(Self {
             prompts: Prompts::new(settings)?,
+            first: plan.geometry.first(model, settings),
             plan,
             settings: settings.clone(),
             schedule: model.schedule.clone(),
@@ -99,6 +105,7 @@ impl JobSpec {
                 loras: model.loras().to_owned(),
                 embeddings: model.embeddings().to_owned(),
                 controls: model.controls().to_owned(),
+                enlarges: model.first.is_some(),
                 fingerprint: model.fingerprint().to_owned(),
                 device: runner.device_name(),
             },
@@ -111,7 +118,8 @@ impl JobSpec {
         let model = Identity::default();
         let (zeros_for_empty_prompt, generated) = (true, None);
         let prompts = Prompts::new(&settings).expect("tests ask for prompts that can be read");
-        Self { settings, prompts, plan, schedule, zeros_for_empty_prompt, generated, model }
+        let first = None;
+        Self { settings, first, prompts, plan, schedule, zeros_for_empty_prompt, generated, model }
     }
 
     /// Words of the prompt of the whole picture before captioning: the user's, or the captioner's own.
@@ -170,8 +178,10 @@ impl JobSpec {
                 }
             }
         }
-        if let Some(first) = &settings.first {
-            record["first"] = first.name().into();
+        match &settings.first {
+            First::Network(first) => record["first"] = first.name().into(),
+            First::Lanczos if model.enlarges => record["first"] = LANCZOS.into(),
+            First::Own | First::Lanczos => {}
         }
         if let Some(generated) = &self.generated {
             record["generated"] = generated.clone();
@@ -252,7 +262,7 @@ impl JobSpec {
             entry("embeddings", serde_json::json!(model.embeddings));
         }
         entry("weights", model.fingerprint.as_str().into());
-        if let Some(first) = &settings.first {
+        if let Some(first) = &self.first {
             entry("first_weights", first.fingerprint().into());
         }
         entry("device", model.device.as_str().into());

@@ -47,7 +47,7 @@ pub use crate::host::host_name;
 pub use control::{ControlUse, OwnControlPicture};
 pub use engine::Engine;
 pub use error::Error;
-pub use first::FirstEnlarger;
+pub use first::{First, FirstEnlarger, LANCZOS};
 pub use frames::Frames;
 pub use generate::{Generated, Generation, GenerationPlan, generate, plan_generation};
 pub use mask::Mask;

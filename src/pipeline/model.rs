@@ -18,7 +18,9 @@ use crate::{
     weights::{Footprint, LoraScale, ModelFiles},
 };
 
-use super::{error::Error, model_defaults::ModelDefaults, settings::Defaults};
+use super::{
+    error::Error, first::FirstEnlarger, model_defaults::ModelDefaults, settings::Defaults,
+};
 
 /// The autoencoder computes in f32 everywhere, because SDXL's overflows in f16 (docs/method.md §6).
 pub const VAE_DTYPE: DType = DType::F32;
@@ -138,6 +140,8 @@ pub struct Model {
     /// The condition of an empty negative prompt is zeros, not the encoded empty text.
     pub(crate) zeros_for_empty_prompt: bool,
     pub(crate) blueprints: Arc<Blueprints>,
+    /// The network that enlarges the input before the model repaints it.
+    pub(crate) first: Option<Arc<FirstEnlarger>>,
     /// Working memory of encoding one prompt in bytes, without weights.
     pub(crate) text_working: usize,
     shape: ModelShape,
@@ -229,6 +233,7 @@ impl Model {
                 denoiser: of_denoiser.with(of_controls),
             },
             blueprints: Arc::new(Blueprints { denoiser, controls, vae, text }),
+            first: files.first_enlarger()?.map(FirstEnlarger::new).transpose()?.map(Arc::new),
             shape,
             fingerprint: files.fingerprint(),
             loras: files.loras().map(|(name, scale)| (name.to_owned(), scale.clone())).collect(),

@@ -6,12 +6,17 @@
 //! All is told from the input within [`RADIUS`] of a pixel, and blends in where detail or colour begins. Photos are
 //! neither, and stay as they are, to the bit.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{blend::towards, colour_fix};
 
 /// Distance in image pixels within which the input is looked at: that of the colour fix, whose windows are shared.
 pub(super) const RADIUS: usize = colour_fix::RADIUS;
+
+/// Planes of three channels that finding the places takes, with the picture and its copy.
+pub(super) const PLANES: usize = 6;
 
 /// One level of 255 in the range −1…1.
 pub(super) const LEVEL: f32 = 2.0 / 255.0;
@@ -40,7 +45,16 @@ impl Places {
         Self { detail, colour: colour.collect() }
     }
 
-    /// Brings flat and neutral places of `picture` back to `source`: both are `[height, width, 3]` in −1…1.
+    /// Those of these rows alone.
+    pub fn of_rows(mut self, rows: &Range<usize>, width: usize) -> Self {
+        for shares in [&mut self.detail, &mut self.colour] {
+            shares.truncate(rows.end * width);
+            shares.drain(..rows.start * width);
+        }
+        self
+    }
+
+    /// Brings flat and neutral places of `picture` back to `source`: both are `[height, width, 3]` of one range.
     pub fn apply(&self, picture: &mut [f32], source: &[f32]) {
         let pixels = picture.par_chunks_exact_mut(3).zip(source.par_chunks_exact(3));
         let shares = self.detail.par_iter().zip(&self.colour);

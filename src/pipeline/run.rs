@@ -12,6 +12,7 @@ use crate::{
 use super::{
     engine::Engine,
     error::Error,
+    first::First,
     job::{JobSpec, digest_of},
     plan::{Plan, sampling::SamplingPlan},
     profile::{Profile, ProfileRow},
@@ -310,7 +311,7 @@ pub fn describe(
         blend: Defaults::BLEND,
         denoise: None,
         mask: None,
-        first: None,
+        first: First::Lanczos,
         ..settings.clone()
     };
     let spec = &JobSpec::new(engine, picture.shape(), settings)?;

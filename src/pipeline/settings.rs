@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::control::ControlUse;
-use super::first::FirstEnlarger;
+use super::first::First;
 use crate::{
     canvas::{Fusion, SizeSpec},
     caption::{Captioner, attributes::Attributes},
@@ -147,8 +147,8 @@ pub struct Settings {
     pub rap: f64,
     /// Weight of the regional semantic prior, in 0..=1.
     pub rsp: f64,
-    /// Network that makes the picture which is repainted; `None` for Lanczos.
-    pub first: Option<Arc<FirstEnlarger>>,
+    /// What makes the picture that is repainted.
+    pub first: First,
     /// Captioner of the regions.
     pub captioner: Arc<dyn Captioner>,
     /// Uses of the engine's controls.
@@ -280,7 +280,7 @@ impl Default for Settings {
             gsp: Defaults::GSP,
             rap: Defaults::RAP,
             rsp: Defaults::RSP,
-            first: None,
+            first: First::Own,
             captioner: Arc::new(Attributes),
             controls: Vec::new(),
             sharpen: None,

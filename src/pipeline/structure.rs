@@ -59,9 +59,9 @@ impl Structure {
         (wide(columns, self.output.0), wide(rows, self.output.1))
     }
 
-    /// The structure tensors of the cells that lie wholly within these columns and rows of the output, where `source` is the
-    /// resized input, `[rows, columns, 3]` in −1…1. They depend on one cell on each side.
-    pub fn tensors(self, source: &[f32], columns: &Range<usize>, rows: &Range<usize>) -> Cells<3> {
+    /// The structure tensors, and after each its steps, of the cells that lie wholly within these columns and rows of the
+    /// output, where `source` is the resized input, `[rows, columns, 3]` in −1…1. They depend on one cell on each side.
+    pub fn tensors(self, source: &[f32], columns: &Range<usize>, rows: &Range<usize>) -> Cells<4> {
         // The last of an axis may be cut.
         let within = |pixels: &Range<usize>, length: usize| {
             let end = match pixels.end == length {
@@ -189,8 +189,10 @@ impl<const N: usize> Cells<N> {
     }
 }
 
-/// The structure tensors of rows of cells, by Scharr's differences; the borders are repeated.
-fn tensors(cells: &[[f32; 3]], columns: usize) -> Vec<Tensor> {
+/// The structure tensors of rows of cells, by Scharr's differences, and after each its steps: half the sum of the squared
+/// differences to the four cells beside it, over the channels. They are the tensor's trace where all is even slopes, and as much
+/// more as cells beside each other have less to do with each other. The borders are repeated.
+fn tensors(cells: &[[f32; 3]], columns: usize) -> Vec<[f32; 4]> {
     const SMOOTH: [f32; 3] = [3.0 / 32.0, 10.0 / 32.0, 3.0 / 32.0];
     let rows = cells.len() / columns.max(1);
     let of_row = |y: usize| {
@@ -200,7 +202,7 @@ fn tensors(cells: &[[f32; 3]], columns: usize) -> Vec<Tensor> {
             let at = |row: usize, column: usize, c: usize| {
                 cells[around[row] * columns + beside[column]][c]
             };
-            let mut tensor = [0.0; 3];
+            let mut tensor = [0.0; 4];
             for c in 0..3 {
                 let (mut across, mut down) = (0.0, 0.0);
                 for (i, weight) in SMOOTH.iter().enumerate() {
@@ -210,6 +212,9 @@ fn tensors(cells: &[[f32; 3]], columns: usize) -> Vec<Tensor> {
                 tensor[0] += across * across;
                 tensor[1] += across * down;
                 tensor[2] += down * down;
+                let around = [at(0, 1, c), at(2, 1, c), at(1, 0, c), at(1, 2, c)];
+                tensor[3] +=
+                    around.map(|other| (other - at(1, 1, c)).powi(2) / 2.0).iter().sum::<f32>();
             }
             tensor
         })

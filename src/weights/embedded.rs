@@ -12,6 +12,7 @@ macro_rules! mini {
 
 static FILES: &[(&str, &[u8])] = mini![
     "model_index.json",
+    "first.safetensors",
     "scheduler/scheduler_config.json",
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::control::ControlFiles;
 use super::diffusers::DiffusersFolder;
 use super::embedding::Embedding;
+use super::enlarger::EnlargerFiles;
 use super::families::autoencoder_kl;
 use super::form::ModelForm;
 use super::gguf::{self, Summary, model::GgufModel};
@@ -241,6 +242,14 @@ impl ModelFiles {
     #[must_use]
     pub fn source(&self) -> &ModelSource {
         self.form.source()
+    }
+
+    /// The network that enlarges the input before this model repaints it, if it has one of its own.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a network that is none of those that are known.
+    pub fn first_enlarger(&self) -> Result<Option<EnlargerFiles>, WeightsError> {
+        EnlargerFiles::of_model(self.source())
     }
 
     /// Contents of `model_index.json`, about the model as a whole.

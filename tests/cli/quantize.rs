@@ -3,21 +3,26 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::common::{Shell, mini, models_bench::one_line};
+use crate::common::{Shell, mini, models_bench::one_line, stderr};
 
 #[test]
 fn a_model_quantized_to_a_file_paints_the_same_picture_as_one_quantized_on_the_fly() {
     let shell = Shell::new();
     shell.picture("in.png", 48, 40);
     let arguments = format!("models quantize {} -o mini.gguf --type q8_0", mini().display());
-    let printed = String::from_utf8(shell.succeed(&arguments)).unwrap();
+    let output = shell.run(&arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    // What it leaves out it says.
+    let own = mini().join("first.safetensors").display().to_string();
+    assert!(stderr(&output).contains(&format!("name {own} with --first")), "{}", stderr(&output));
+    let printed = String::from_utf8(output.stdout).unwrap();
     assert!(printed.starts_with("mini.gguf: "), "{printed}");
     for format in ["f16", "f32", "q8_0"] {
         let line = printed.lines().find(|line| line.trim_start().starts_with(format)).unwrap();
         assert!(line.contains("tensors"), "{line}");
     }
     let job = "-s 2 --steps 4 --seed 5 -q";
-    shell.succeed(&format!("in.png -o file.png --model mini.gguf {job}"));
+    shell.succeed(&format!("in.png -o file.png --model mini.gguf --first {own} {job}"));
     shell.succeed(&format!("in.png -o fly.png --quantize q8_0 {job}"));
     shell.succeed(&format!("in.png -o plain.png {job}"));
     let pixels = |name: &str| pictures::open(shell.path(name)).to_rgb8().into_raw();

@@ -160,14 +160,14 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
         (pictures::open(shell.path("out.png")).to_rgb8(), settings)
     };
     let (own, settings) = made("in.png -s 2");
-    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.8.into(), &1.25.into()));
-    assert_eq!((&settings["fidelity"], &settings["coherence"]), (&1.0.into(), &1.0.into()));
-    assert_eq!(settings["texture"], 0.0);
-    assert_eq!(made("in.png -s 2 --sharpen 0.8 --grain 1.25").0, own);
-    let plain = made("in.png -s 2 --sharpen 0 --grain 0").0;
+    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.0.into(), &1.25.into()));
+    assert_eq!((&settings["fidelity"], &settings["coherence"]), (&1.0.into(), &0.5.into()));
+    assert_eq!(settings["texture"], 1.0);
+    assert_eq!(made("in.png -s 2 --sharpen 0 --grain 1.25").0, own);
+    let plain = made("in.png -s 2 --sharpen 0.8 --grain 0").0;
     // One of the two by itself: the other is the model's.
-    let (soft, clean) = (made("in.png -s 2 --sharpen 0").0, made("in.png -s 2 --grain 0").0);
-    assert!(soft != own && clean != own && soft != clean && soft != plain && clean != plain);
+    let (sharp, clean) = (made("in.png -s 2 --sharpen 0.8").0, made("in.png -s 2 --grain 0").0);
+    assert!(sharp != own && clean != own && sharp != clean && sharp != plain && clean != plain);
     // What the model did not say is recorded too: another model's values are not these.
     let (_, settings) = made(&format!("in.png -s 2 --model {}", tiny().display()));
     assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.0.into(), &0.0.into()));

@@ -28,7 +28,10 @@ fn a_report_shows_both_pictures_regions_times_and_settings() {
     let regions = data["regions"].as_array().unwrap();
     assert!(!regions.is_empty() && regions.iter().all(|region| region["caption"].is_string()));
     let names: Vec<_> = data["times"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
-    assert_eq!(names, ["preparing", "captioning", "encoding", "repainting", "decoding"]);
+    assert_eq!(
+        names,
+        ["preparing", "captioning", "enlarging", "encoding", "repainting", "decoding"]
+    );
     let pictures: Vec<_> = page.split("data:image/jpeg;base64,").skip(1).collect();
     assert_eq!(pictures.len(), 2);
     for picture in pictures {

@@ -187,3 +187,41 @@ fn folders_edits_and_raw_frames_are_enlarged_by_the_network_first() {
     let bytes: Vec<u8> = expected.into_iter().flat_map(u16::to_le_bytes).collect();
     assert!(one == bytes && two == bytes);
 }
+
+#[test]
+fn a_network_of_the_models_own_runs_where_nothing_else_is_said_and_the_output_is_larger() {
+    let shell = shell();
+    let own = |folder: &str| shell.path(folder).join("first.safetensors");
+    copy_folder(&shell.path("model"), &shell.path("enlarging"));
+    enlarger::write("compact_2x", &own("enlarging"));
+    let made = |options: &str| {
+        shell.succeed(&format!("in.png -o out.png --device cpu {options}"));
+        let settings = read_settings(&shell.path("out.png")).unwrap().unwrap();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        (pictures::open(shell.path("out.png")).to_rgb16().into_raw(), settings["first"].clone())
+    };
+    let few = "--denoise-steps 1 --captioner none";
+    let (pixels, first) = made(&format!("--model enlarging {few} -s 2"));
+    assert!(first.is_null(), "{first}");
+    let other = format!("--model model --first compact_2x.safetensors {few} -s 2");
+    assert_eq!(made(&other), (pixels.clone(), "compact_2x".into()));
+    // It says so, and may be told not to; that is kept for the next time.
+    let plan = shell.succeed(&format!("plan in.png --model enlarging {few} -s 2"));
+    let plan = String::from_utf8(plan).unwrap();
+    assert!(plan.contains("first         enlarging's own (SRVGGNetCompact, 2×), once\n"), "{plan}");
+    let (plain, _) = made(&format!("--model model {few} -s 2"));
+    let told = made(&format!("--model enlarging --first lanczos {few} -s 2"));
+    assert_eq!(told, (plain.clone(), "lanczos".into()));
+    fs::copy(shell.path("out.png"), shell.path("told.png")).unwrap();
+    assert_eq!(made("--model enlarging --reuse told.png"), told);
+    assert_ne!(plain, pixels);
+    // What is not larger is repainted as it is.
+    let (same, _) = made(&format!("--model enlarging {few} -s 1"));
+    assert_eq!(same, made(&format!("--model model {few} -s 1")).0);
+    // A folder whose network is damaged says so before anything runs.
+    fs::write(own("enlarging"), b"no network").unwrap();
+    let output = shell.run("in.png -o none.png --device cpu --model enlarging");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("first.safetensors"), "{}", stderr(&output));
+    assert!(!shell.path("none.png").exists());
+}

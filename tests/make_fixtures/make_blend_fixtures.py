@@ -99,14 +99,26 @@ def back_projection(picture, small):
     return out[0].permute(1, 2, 0).numpy()
 
 
+def in_cells(source, cell):
+    height, width, _ = source.shape
+    return source.reshape(height // cell, cell, width // cell, cell, 3).mean(axis=(1, 3))
+
+
 def structure_tensors(source, cell):
     """The structure tensors of the cells, across², across·down and down², [3, rows, columns]."""
-    height, width, _ = source.shape
-    cells = source.reshape(height // cell, cell, width // cell, cell, 3).mean(axis=(1, 3))
+    cells = in_cells(source, cell)
     smooth, difference = np.array([3, 10, 3]) / 16, np.array([-1, 0, 1]) / 2
     across, down = (correlate1d(correlate1d(cells, smooth, axis=1 - axis, mode="nearest"), difference, axis=axis, mode="nearest")
                     for axis in (1, 0))
     return np.stack([across * across, across * down, down * down]).sum(axis=-1)
+
+
+def steps_beside(source, cell):
+    """Half the sum of the squared differences to the four cells beside each, over the channels, [rows, columns]."""
+    cells = np.pad(in_cells(source, cell), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    own = cells[1:-1, 1:-1]
+    others = cells[:-2, 1:-1], cells[2:, 1:-1], cells[1:-1, :-2], cells[1:-1, 2:]
+    return sum((other - own) ** 2 for other in others).sum(axis=-1) / 2
 
 
 def smoothed(planes, weights):
@@ -133,16 +145,18 @@ def texture(source, cell, amount):
         return weights / weights.sum()
 
     height, width, _ = source.shape
+    over = lambda plane, sigma: smoothed(plane[None], gaussian(sigma))[0]  # noqa: E731
     xx, xy, yy = structure_tensors(source, cell)
     energy = xx + yy
-    wide, near = (smoothed(energy[None], gaussian(sigma))[0] for sigma in (5, 2))
-    mean = smoothed(np.sqrt(energy)[None], gaussian(5))[0]
-    xx, xy, yy = smoothed(np.stack([xx, xy, yy]), gaussian(5))
+    wide, near, mean, steps = over(energy, 5), over(energy, 2), over(np.sqrt(energy), 5), over(steps_beside(source, cell), 5)
+    xx, xy, yy = (over(plane, 5) for plane in (xx, xy, yy))
     values = np.linalg.eigvalsh(np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2))
     noise = 0.75 * LEVEL ** 2
-    share = smoothstep(mean ** 2 / (wide + noise), 0.55, 0.7)
-    share *= 1 - smoothstep((values[..., 1] - values[..., 0]) / (wide + noise), 0.3, 0.45)
-    share *= 1 - smoothstep(np.sqrt(wide / 3), 15 * LEVEL, 30 * LEVEL)
+    disordered = smoothstep(mean ** 2 / (wide + noise), 0.55, 0.7)
+    disordered *= 1 - smoothstep((values[..., 1] - values[..., 0]) / (wide + noise), 0.25, 0.4)
+    disordered *= 1 - smoothstep(np.sqrt(wide / 3), 15 * LEVEL, 30 * LEVEL)
+    fine = smoothstep(steps / (wide + noise), 2.4, 2.8) * smoothstep(np.sqrt(wide / 3), 4 * LEVEL, 8 * LEVEL)
+    share = disordered * smoothstep(over(disordered * fine, 8), 0.45, 0.7)
     share = amount * at_pixels(share, cell, height, width)
     return share, ROUGHNESS * share * at_pixels(np.sqrt(np.minimum(wide, near) / 3), cell, height, width)
 
@@ -193,7 +207,11 @@ def main():
         "small": source[2::SCALE, 1::SCALE].astype(np.float32),
     }
     picture, source, small = (tensors[name].astype(np.float64) for name in ("picture", "source", "small"))
-    share, deviation = texture(source, 4, 0.8)
+    # Noise that becomes stronger to the right, and lines in the lower half: all, some and no texture, in cells of a pixel.
+    grains = source + 0.3 * np.linspace(0, 1, WIDTH)[:, None] * random.standard_normal(source.shape)
+    grains[HEIGHT // 2:] += 0.05 * np.sign(np.sin(2.1 * np.arange(WIDTH)))[:, None]
+    grains = grains.astype(np.float32)
+    share, deviation = texture(grains.astype(np.float64), 1, 9 / 23)
     tensors |= {
         "luminosity": luminosity(picture, source),
         "half": 0.5 * np.clip(picture, -1, 1) + 0.5 * source,
@@ -203,6 +221,7 @@ def main():
         "back_projection": back_projection(picture, small),
         "coherence": coherence(picture, source, 4, 0.8),
         "coherence_of_2": coherence(picture, source, 2, 0.8),
+        "grains": grains,
         "texture_share": share,
         "texture_deviation": deviation,
     }

@@ -15,9 +15,10 @@ pub struct ModelArgs {
     #[arg(short = 'n', long, value_name = "NAME|PATH")]
     pub model: Option<OsString>,
     /// What makes the picture that is repainted: lanczos, or an ESRGAN or Real-ESRGAN model (a name, a .safetensors file,
-    /// or a .param with its .bin); with --denoise-steps 0 its picture is the output
-    #[arg(long, value_name = "lanczos|NAME|FILE", default_value = values::LANCZOS)]
-    pub first: OsString,
+    /// or a .param with its .bin); with --denoise-steps 0 its picture is the output [default: the model's own network, which mini
+    /// has, or lanczos]
+    #[arg(long, value_name = "lanczos|NAME|FILE")]
+    pub first: Option<OsString>,
     /// Another VAE for the model: a name, a folder or a file
     #[arg(long, value_name = "NAME|PATH")]
     pub vae: Option<OsString>,

@@ -8,6 +8,8 @@ use clap::{
     parser::ValueSource,
 };
 
+use cupscale::pipeline::LANCZOS;
+
 use super::{
     ContentArgs, ControlArgs, JobArgs, LlavaArgs, ModelArgs, machine::MachineArgs, mask::MaskArgs,
     read::ReadArgs, repaint::RepaintArgs, size::SizeArgs,
@@ -41,8 +43,13 @@ impl RequestArgs {
     pub fn parse(words: &[OsString], verb: &str) -> Result<Self, String> {
         let matches =
             Words::command().try_get_matches_from(words).map_err(|error| usage::line(&error))?;
+        // What needs no network to be loaded may be chosen instead of one that is.
+        let is_lanczos = |id: &str| {
+            id == "first" && matches.get_one::<OsString>(id).is_some_and(|name| name == LANCZOS)
+        };
+        let is_free = |id: &str| is_setting(id) || is_lanczos(id);
         if let Some(id) =
-            ids(Words::command()).iter().find(|id| typed(&matches, id) && !is_setting(id))
+            ids(Words::command()).iter().find(|id| typed(&matches, id) && !is_free(id))
         {
             let name = id.replace('_', "-");
             return Err(match id.as_str() {
@@ -143,11 +150,13 @@ mod tests {
     fn a_request_takes_settings_of_its_picture_and_refuses_others_by_name() {
         assert!(parse("--scale=2 --prompt=dusk --rap=0 --timesteps=800 --timesteps=400").is_ok());
         assert!(parse("--page=2").is_ok());
+        assert!(parse("--first=lanczos").is_ok());
         assert!(parse("--captioner=none").unwrap().names_captioner);
         assert!(!parse("").unwrap().names_captioner);
         for (words, said) in [
             ("--promt=dusk", "did you mean --prompt?"),
             ("--model=x", "`model` is chosen when `pipe` starts"),
+            ("--first=x.safetensors", "`first` is chosen when `pipe` starts"),
             ("--threads=2", "`threads` is chosen when `pipe` starts"),
             ("--caption-model=x --captioner=llava", "`caption-model` is chosen when"),
             ("--resume", "`resume` is no setting"),

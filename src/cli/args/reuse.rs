@@ -6,6 +6,7 @@ use std::{collections::HashSet, ffi::OsString, path::PathBuf};
 use clap::Args;
 use cupscale::{
     image::read_settings,
+    pipeline::LANCZOS,
     weights::{
         names_embedded,
         registry::{Kind, Store},
@@ -277,7 +278,7 @@ impl Reused {
     ) -> Result<(), String> {
         if let Some(value) = record.get("first").filter(|_| free(&["first"])) {
             let name = plain("first", value, Shape::Text)?;
-            if !is_installed(&name, Kind::Enlarger) {
+            if name != LANCZOS && !is_installed(&name, Kind::Enlarger) {
                 return Err(format!(
                     "its first enlarger {value} is not installed under this name: name it with --first"
                 ));

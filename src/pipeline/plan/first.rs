@@ -1,6 +1,6 @@
 //! Plan of the first enlargement by a network: how often it runs, to which sizes, and what that takes on the disk.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use candle_core::Device;
 
@@ -103,6 +103,7 @@ impl FirstPlan {
 
 /// The first enlarger of a job before its tile is chosen.
 pub struct FirstDraft {
+    pub enlarger: Arc<FirstEnlarger>,
     pub plan: FirstPlan,
     pub footprint: Footprint,
     pub network: Enlarger,
@@ -113,10 +114,14 @@ impl FirstDraft {
     ///
     /// # Errors
     /// A tensor of another shape or type than the others imply.
-    pub fn new(first: &FirstEnlarger, device: &Device, geometry: &Geometry) -> Result<Self, Error> {
-        let (network, footprint) = first.files().without_values(device)?;
-        let plan = FirstPlan::new(first, network.steps(), geometry);
-        Ok(Self { plan, footprint, network })
+    pub fn new(
+        enlarger: Arc<FirstEnlarger>,
+        device: &Device,
+        geometry: &Geometry,
+    ) -> Result<Self, Error> {
+        let (network, footprint) = enlarger.files().without_values(device)?;
+        let plan = FirstPlan::new(&enlarger, network.steps(), geometry);
+        Ok(Self { enlarger, plan, footprint, network })
     }
 }
 

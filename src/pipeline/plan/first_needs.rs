@@ -15,6 +15,7 @@ use crate::{
     pipeline::{
         error::Error,
         finish::{BAND, PIXEL_BYTES},
+        protect,
         runner::Compute as _,
     },
 };
@@ -159,7 +160,10 @@ fn first_host(plan: &FirstPlan, index: usize, pass: &FirstPass) -> usize {
         true => 0,
         false => (kept + made) * width as usize * PIXEL_BYTES,
     };
+    // What is brought back to the input.
+    let around = (made.max(1) + 2 * protect::RADIUS).min(height as usize);
+    let compared = around * width as usize * PIXEL_BYTES * protect::PLANES;
     let given = if index > 0 { in_memory(pass.from) } else { 0 };
     let next = if index + 1 < plan.passes.len() { in_memory(pass.to) } else { 0 };
-    band + resized + given + next
+    band + resized + compared + given + next
 }

@@ -1,6 +1,8 @@
 //! Geometry of a job: sizes and places derived from the picture, the settings and the model's shape. Stages and the
 //! memory estimate share these numbers.
 
+use std::sync::Arc;
+
 use super::tiles::{Span, spans};
 use crate::{
     backend::ops::CropRect,
@@ -9,6 +11,7 @@ use crate::{
     image::PictureShape,
     pipeline::{
         error::Error,
+        first::FirstEnlarger,
         model::{Model, ModelShape},
         settings::{Defaults, Settings},
     },
@@ -48,6 +51,13 @@ const WHOLE_AREA: f64 = 1.5;
 const MOST_AREA: usize = 4;
 
 impl Geometry {
+    /// The network that makes the picture which is repainted. A model's own is for outputs that are larger than the input.
+    pub(crate) fn first(&self, model: &Model, settings: &Settings) -> Option<Arc<FirstEnlarger>> {
+        let canvas = (self.canvas.width as u32, self.canvas.height as u32);
+        let enlarges = canvas.0 > self.input.width || canvas.1 > self.input.height;
+        settings.first.network(model.first.as_ref(), enlarges)
+    }
+
     /// Geometry for an `input`.
     ///
     /// # Errors

@@ -135,7 +135,7 @@ impl Plan {
         let wanted = (sampling.guidance.is_some(), settings.captions_differ());
         let text_chunks = Prompts::new(settings)?.chunks(&model.blueprints.text, wanted)?;
         let controls = controls(model, settings, sampling.steps.len())?;
-        let first = settings.first.as_ref();
+        let first = geometry.first(model, settings);
         let first = first.map(|first| FirstDraft::new(first, runner.device(), &geometry));
         let first = first.transpose()?;
         let vae_tiling = VaeTiling::choose(model, runner, settings, &geometry)?;
@@ -152,7 +152,7 @@ impl Plan {
         let keeps_everything = mask.as_ref().is_some_and(|mask| mask.repainted() == 0);
         let repaints = settings.repaints() && !keeps_everything;
         if !settings.repaints() {
-            sampling.notes.push(not_repainted(settings));
+            sampling.notes.push(not_repainted(settings, first.as_ref()));
             let Settings { sharpen, grain, fidelity, coherence, texture, .. } = *settings;
             let amounts = [sharpen, grain, fidelity, coherence, texture];
             if amounts.iter().flatten().any(|amount| *amount > 0.0) {
@@ -320,13 +320,13 @@ fn controls(model: &Model, settings: &Settings, steps: usize) -> Result<Vec<Stri
 }
 
 /// The note on a job whose output has nothing of the model.
-fn not_repainted(settings: &Settings) -> String {
+fn not_repainted(settings: &Settings, first: Option<&FirstDraft>) -> String {
     let why = if settings.blend > 0.0 { "without steps" } else { "with a blend of 0" };
-    match &settings.first {
+    match first {
         None => format!("{why} the output is the resized input alone: the model does not run"),
         Some(first) => format!(
             "{why} the output is the picture by {} alone: the diffusion model does not run",
-            first.name()
+            first.enlarger.name()
         ),
     }
 }

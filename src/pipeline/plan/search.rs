@@ -152,7 +152,7 @@ impl Draft<'_> {
             let sharing = || engine.runners().filter(|one| one.device().location() == place);
             let held: usize = sharing().map(|one| one.loaded_bytes(&model.footprints)).sum();
             let held = held + settings.captioner.loaded_bytes();
-            let held = held + settings.first.as_ref().map_or(0, |first| first.loaded_bytes());
+            let held = held + self.first.map_or(0, |first| first.enlarger.loaded_bytes());
             usable_memory(runner.device(), held).map(|bytes| bytes / sharing().count())
         };
         engine.runners().filter_map(usable).min()

@@ -18,6 +18,8 @@ use crate::{
 /// The resized picture, continued by reflection on the right and at the bottom, where it fills the canvas.
 pub struct Canvased<'a> {
     resizer: Resizer<'a>,
+    /// The input itself at the output's size, where a network has made the picture: it says what lines and textures there are.
+    plain: Option<Resizer<'a>>,
     /// The input at its own size, where finishing looks at it.
     input: Option<Resizer<'a>>,
     mask: Option<MaskWindows<'a>>,
@@ -32,7 +34,7 @@ impl<'a> Canvased<'a> {
     /// A size that it cannot be resized to.
     pub fn new(picture: &'a Picture, width: usize, height: usize) -> Result<Self, Error> {
         let resizer = picture.resizer(width as u32, height as u32)?;
-        Ok(Self { resizer, input: None, mask: None, width, height })
+        Ok(Self { resizer, plain: None, input: None, mask: None, width, height })
     }
 
     /// The picture of a job at its output's size, with what `finish` looks at: the job's mask, the input itself.
@@ -47,7 +49,12 @@ impl<'a> Canvased<'a> {
         let picture = context.picture;
         let input = finish.projection.map(|_| picture.resizer(picture.width, picture.height));
         let input = input.transpose()?;
-        Ok(Self { input, mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
+        let plain = context
+            .enlarged
+            .is_some()
+            .then(|| picture.resizer(canvas.width as u32, canvas.height as u32));
+        let plain = plain.transpose()?;
+        Ok(Self { plain, input, mask, ..Self::new(context.source(), canvas.width, canvas.height)? })
     }
 
     /// What `finish` looks at in columns `x` and rows `y` of the picture; with the mask if it is mixed in now.
@@ -65,7 +72,8 @@ impl<'a> Canvased<'a> {
 
     /// As [`beside`](Self::beside), for a tile of these columns and rows.
     pub fn beside_tile(&self, finish: Finish, x: Range<usize>, y: Range<usize>) -> Beside {
-        let told = finish.told(&x, &y, |columns, rows| self.window(columns, rows));
+        let plain = self.plain.as_ref().unwrap_or(&self.resizer);
+        let told = finish.told(&x, &y, |columns, rows| self.window_of(plain, columns, rows));
         // A mask comes last of all.
         Beside { told, ..self.beside(finish, x, y, !finish.needs_whole()) }
     }
@@ -77,9 +85,13 @@ impl<'a> Canvased<'a> {
 
     /// The window of columns `x` and rows `y`, `[y, x, 3]`, in the VAE's range −1..=1.
     pub fn window(&self, x: Range<usize>, y: Range<usize>) -> Vec<f32> {
+        self.window_of(&self.resizer, x, y)
+    }
+
+    fn window_of(&self, resizer: &Resizer<'_>, x: Range<usize>, y: Range<usize>) -> Vec<f32> {
         // Mirrored pixels lie elsewhere in the picture: widen the window until it holds them.
         let (source_x, source_y) = (reflected(&x, self.width), reflected(&y, self.height));
-        let pixels = self.resizer.window(
+        let pixels = resizer.window(
             source_x.start as u32..source_x.end as u32,
             source_y.start as u32..source_y.end as u32,
         );

@@ -13,7 +13,7 @@ use tracing::info_span;
 use super::context::Context;
 use crate::{
     canvas::latent::reflect,
-    image::{MEMORY_BYTES, Picture, Plane, PlaneBuilder, RowResizer, Scratch},
+    image::{MEMORY_BYTES, Picture, Plane, PlaneBuilder, Resizer, RowResizer, Scratch},
     model::enlarger::{Enlarger, Shortcut},
     pipeline::{
         error::Error,
@@ -23,6 +23,7 @@ use crate::{
             tiles::{Span, spans},
         },
         progress::{Progress, Stage},
+        protect::{self, Places},
         retry::retry_smaller,
         work::{folder::WorkFolder, journal::Record, maps::MapFile, rows::RowFile},
     },
@@ -39,7 +40,7 @@ pub fn picture(
 ) -> Result<Option<Picture>, Error> {
     let _span = info_span!("enlarge").entered();
     let spec = context.spec;
-    let (Some(first), Some(plan)) = (&spec.settings.first, &spec.plan.first) else {
+    let (Some(first), Some(plan)) = (&spec.first, &spec.plan.first) else {
         return Ok(None);
     };
     let WorkFolder { path, files, journal, .. } = work;
@@ -82,7 +83,8 @@ struct Enlargement<'a> {
 }
 
 impl Enlargement<'_> {
-    /// Runs every pass in tiles of this side. The result goes into `kept`; where nothing is kept, it is returned.
+    /// Runs every pass in tiles of this side. What is flat or neutral in the input stays so. The result goes into `kept`; where
+    /// nothing is kept, it is returned.
     fn run(
         &self,
         tile: usize,
@@ -91,6 +93,9 @@ impl Enlargement<'_> {
     ) -> Result<Option<Picture>, Error> {
         progress.begin(Stage::Enlarge, self.plan.tiles(tile));
         let network = self.first.on(self.context.runner.device())?;
+        let (width, height) = self.plan.passes.last().map_or((0, 0), |pass| pass.to);
+        let plain = self.context.picture.resizer(width, height)?;
+        let size = (width as usize, height as usize);
         let mut given: Option<Picture> = None;
         let in_folder = |error| Error::in_file(self.folder, error);
         for (index, pass) in self.plan.passes.iter().enumerate() {
@@ -101,18 +106,27 @@ impl Enlargement<'_> {
             {
                 let mut row = 0;
                 pass.run(progress, &mut |rows| {
+                    bring_back(rows, &plain, row, size);
                     kept.write(row, bytemuck::cast_slice(rows)).map_err(in_folder)?;
                     row += rows.len() / pass.row();
                     Ok(())
                 })?;
                 return Ok(None);
             }
+            let is_last = index + 1 == self.plan.passes.len();
             let (width, height) = pass.pass.to;
             let scratch =
                 Scratch { folder: Some(self.folder.to_owned()), memory_bytes: MEMORY_BYTES };
             let builder = PlaneBuilder::new(height as usize, pass.row(), &scratch);
             let mut builder = builder.map_err(in_folder)?;
-            pass.run(progress, &mut |rows| builder.push(rows).map_err(in_folder))?;
+            let mut row = 0;
+            pass.run(progress, &mut |rows| {
+                if is_last {
+                    bring_back(rows, &plain, row, size);
+                    row += rows.len() / pass.row();
+                }
+                builder.push(rows).map_err(in_folder)
+            })?;
             let plane = builder.finish().map_err(in_folder)?;
             given = Some(Picture::of_plane(width, height, plane));
         }
@@ -120,8 +134,22 @@ impl Enlargement<'_> {
     }
 }
 
-/// Takes the next rows of a result, `[rows, width, 3]` in 0…1.
-type Emit<'a> = &'a mut dyn FnMut(&[f32]) -> Result<(), Error>;
+/// Brings what is flat or neutral in the input back to it, in rows of the result, `[rows, width, 3]` in 0…1, from `top` on: a network
+/// leaves a tone or a tint there.
+fn bring_back(rows: &mut [f32], plain: &Resizer<'_>, top: usize, (width, height): (usize, usize)) {
+    let end = top + rows.len() / (3 * width);
+    let around = top.saturating_sub(protect::RADIUS)..(end + protect::RADIUS).min(height);
+    let plain = plain.window(0..width as u32, around.start as u32..around.end as u32);
+    let mut plain: Vec<f32> = plain.into_iter().map(|value| value.clamp(0.0, 1.0)).collect();
+    let scaled: Vec<f32> = plain.iter().map(|value| 2.0 * value - 1.0).collect();
+    let own = top - around.start..end - around.start;
+    let places = Places::new(&scaled, width).of_rows(&own, width);
+    plain.truncate(3 * own.end * width);
+    places.apply(rows, &plain[3 * own.start * width..]);
+}
+
+/// Takes the next rows of a result, `[rows, width, 3]` in 0…1, and may change them.
+type Emit<'a> = &'a mut dyn FnMut(&mut [f32]) -> Result<(), Error>;
 
 /// One pass over a picture.
 struct Pass<'a> {
@@ -231,8 +259,8 @@ impl Pass<'_> {
             let end = (row.core.end * outputs).min(made_height);
             band.truncate((end - (row.core.start * outputs).min(end)) * made_width * 3);
             match &mut resizer {
-                Some(resizer) => emit(&resizer.push(&band, made_width))?,
-                None => emit(&band)?,
+                Some(resizer) => emit(&mut resizer.push(&band, made_width))?,
+                None => emit(&mut band)?,
             }
         }
         Ok(())
@@ -341,7 +369,8 @@ mod tests {
         let path = format!("tests/fixtures/enlarger/ncnn/{network}.param");
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
         let first = Arc::new(FirstEnlarger::new(EnlargerFiles::open(&path).unwrap()).unwrap());
-        let mut spec = job(Settings { first: Some(Arc::clone(&first)), ..Settings::default() });
+        let mut spec = job(Settings::default());
+        spec.first = Some(Arc::clone(&first));
         let steps = first.files().load(&Device::Cpu).unwrap().steps();
         spec.plan.first = Some(FirstPlan::new(&first, steps, &spec.plan.geometry));
         spec.plan.memory.first_tile = tile;

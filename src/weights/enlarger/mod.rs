@@ -8,12 +8,12 @@ use std::{path::Path, sync::Arc};
 
 use candle_core::{DType, Device};
 
-use super::WeightsError;
 use super::headers::Footprint;
 use super::kept::{Keeping, KeptWeights};
 use super::read_options::ReadOptions;
 use super::source::{Bytes, has_extension, refuse_foreign};
 use super::tensors::{TensorMap, TensorName};
+use super::{ModelSource, WeightsError};
 use crate::backend::MatmulPrecision;
 use crate::model::enlarger::{Enlarger, EnlargerConfig};
 
@@ -25,6 +25,9 @@ pub(super) fn ncnn_places(
 ) -> Result<(EnlargerConfig, Vec<super::tensors::TensorInfo>), String> {
     ncnn::places(param, bin)
 }
+
+/// File of a model's own network, in the folder of the model.
+const OWN_FILE: &str = "first.safetensors";
 
 /// A network that is recognised: its architecture, and its tensors by the names of basicsr.
 type Recognised = (EnlargerConfig, Vec<TensorName>);
@@ -68,13 +71,34 @@ impl EnlargerFiles {
         refuse_foreign(path)?;
         let bytes =
             Bytes::map(path).map_err(|source| WeightsError::Read { file: file.clone(), source })?;
+        Self::of_safetensors(name, file, bytes, vec![path.to_owned()])
+    }
+
+    /// The network that a model in diffusers layout has of its own, `first.safetensors` beside its `model_index.json`, if it has one.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a network that is none of those that are known.
+    pub(super) fn of_model(source: &ModelSource) -> Result<Option<Self>, WeightsError> {
+        if !source.contains(OWN_FILE) {
+            return Ok(None);
+        }
+        let name = format!("{}'s own", source.short_name());
+        let paths = source.path().map(|folder| folder.join(OWN_FILE)).into_iter().collect();
+        Self::of_safetensors(name, source.full_name(OWN_FILE), source.map(OWN_FILE)?, paths)
+            .map(Some)
+    }
+
+    fn of_safetensors(
+        name: String,
+        file: String,
+        bytes: Bytes,
+        paths: Vec<std::path::PathBuf>,
+    ) -> Result<Self, WeightsError> {
         let mut all = TensorMap::default();
         all.add_safetensors(file.clone(), bytes)?;
-        let (config, names) = match names::recognise(&all) {
-            Ok(recognised) => recognised,
-            Err(reason) => return refuse(reason),
-        };
-        Ok(Self::of(name, config, all.renamed(names), vec![path.to_owned()]))
+        let (config, names) =
+            names::recognise(&all).map_err(|reason| WeightsError::Contents { file, reason })?;
+        Ok(Self::of(name, config, all.renamed(names), paths))
     }
 
     fn of(

@@ -193,6 +193,7 @@ impl Extras {
         };
         if blend < 1.0 {
             settings.insert("blend".to_owned(), json!(blend));
+            settings.insert("first".to_owned(), cupscale::pipeline::LANCZOS.into());
         }
         notes.dedup();
         Ok(Plan { settings, goal, notes })
