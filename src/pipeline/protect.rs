@@ -15,8 +15,8 @@ use super::{blend::towards, colour_fix};
 /// Distance in image pixels within which the input is looked at: that of the colour fix, whose windows are shared.
 pub(super) const RADIUS: usize = colour_fix::RADIUS;
 
-/// Planes of three channels that finding the places takes, with the picture and its copy.
-pub(super) const PLANES: usize = 6;
+/// Planes of three channels that finding the places takes beyond what a network that has just run has given back.
+pub(super) const PLANES: usize = 3;
 
 /// One level of 255 in the range −1…1.
 pub(super) const LEVEL: f32 = 2.0 / 255.0;

@@ -225,3 +225,19 @@ fn a_network_of_the_models_own_runs_where_nothing_else_is_said_and_the_output_is
     assert!(stderr(&output).contains("first.safetensors"), "{}", stderr(&output));
     assert!(!shell.path("none.png").exists());
 }
+
+#[test]
+fn what_is_flat_or_grey_in_the_input_is_so_in_a_networks_picture() {
+    let shell = shell();
+    let made = |picture: pictures::RgbImage| {
+        pictures::save(picture.into(), &shell.path("in.png"));
+        shell.succeed(ALONE);
+        pictures::open(shell.path("out.png")).to_rgb8()
+    };
+    let paper = pictures::Rgb([231, 228, 219]);
+    let flat = made(pictures::RgbImage::from_pixel(40, 24, paper));
+    assert!(flat.pixels().all(|pixel| *pixel == paper));
+    let grey = |x: u32, y: u32| pictures::Rgb([(x * 37 + y * 61) as u8; 3]);
+    let grey = made(pictures::RgbImage::from_fn(40, 24, grey));
+    assert!(grey.pixels().all(|rgb| rgb[0] == rgb[1] && rgb[1] == rgb[2]));
+}
