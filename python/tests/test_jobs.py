@@ -12,7 +12,7 @@ import pytest
 
 import cupscale
 
-STAGES = ["caption", "encode", "denoise", "decode"]
+STAGES = ["caption", "enlarge", "encode", "denoise", "decode"]
 
 
 def test_progress_is_told_in_order_and_reaches_its_end(engine, large):
