@@ -85,8 +85,10 @@ def test_strides_may_be_any(engine, photo, view):
 
 
 def test_reversed_and_foreign_bytes(engine, photo):
-    mirrored = engine.upscale(photo[:, ::-1], scale=2, blend=0, first="lanczos")
-    plain = engine.upscale(photo, scale=2, blend=0, first="lanczos")
+    # Resized: a network that enlarges is not symmetric.
+    resizing = cupscale.Engine(first="lanczos")
+    mirrored = resizing.upscale(photo[:, ::-1], scale=2, blend=0)
+    plain = resizing.upscale(photo, scale=2, blend=0)
     assert numpy.abs(mirrored[:, ::-1].astype(int) - plain).max() <= 1
     wide = photo.astype(numpy.uint16) * 257
     swapped = engine.upscale(wide.astype(">u2"), **SETTINGS)

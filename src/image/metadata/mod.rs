@@ -20,7 +20,7 @@ mod webp;
 mod xml;
 pub(crate) mod xmp;
 
-use std::io::{Cursor, Read, Seek};
+use std::io::{Read, Seek};
 
 use super::error::{Result, Warning};
 use super::format::Format;
@@ -172,8 +172,7 @@ fn orientation_alone(file: &mut impl Read, budget: &mut Budget<'_>) -> Option<Ve
 
 /// Dots per inch that an EXIF block states, if it does.
 fn exif_dpi(exif: &[u8]) -> Option<(f64, f64)> {
-    let mut reader = Reader::new(Cursor::new(exif), u64::MAX)?;
-    let first = reader.directory(reader.first());
+    let (mut reader, first) = ifd::open(exif)?;
     resolution(&mut reader, &first)
 }
 

@@ -26,8 +26,7 @@ pub(crate) struct Exif {
 impl Exif {
     /// Parses an EXIF block.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(Cursor::new(bytes), u64::MAX)?;
-        let first = reader.directory(reader.first());
+        let (mut reader, first) = open(bytes)?;
         Some(Self::read(&mut reader, &first, |_| true))
     }
 
@@ -132,9 +131,10 @@ fn pointer(tag: u16, at: u64, big: bool) -> IfdEntry {
     }
 }
 
-/// The first directory of a block, and its reader.
-fn open(exif: &[u8]) -> Option<(Reader<Cursor<&[u8]>>, Directory)> {
-    let mut reader = Reader::new(Cursor::new(exif), u64::MAX)?;
+/// The first directory of a block, and its reader. BigTIFF's layout is none of EXIF's (section 4.5.2), and what is patched
+/// here has the classic one.
+pub(crate) fn open(exif: &[u8]) -> Option<(Reader<Cursor<&[u8]>>, Directory)> {
+    let mut reader = Reader::new(Cursor::new(exif), u64::MAX).filter(|reader| !reader.big)?;
     let first = reader.directory(reader.first());
     Some((reader, first))
 }
@@ -269,10 +269,6 @@ fn appended(
     little: bool,
     pointer: usize,
 ) -> Option<Vec<u8>> {
-    // The larger kind of structure has other entries, and is none of EXIF's.
-    if !block.starts_with(b"II*\0") && !block.starts_with(b"MM\0*") {
-        return None;
-    }
     let short = |value: u16| if little { value.to_le_bytes() } else { value.to_be_bytes() };
     let long = |value: u32| if little { value.to_le_bytes() } else { value.to_be_bytes() };
     let kept = directory.places.iter().filter(|place| new.iter().all(|new| new.tag != place.tag));
@@ -362,6 +358,30 @@ mod tests {
             set_size(&mut twice, 70_000, 3);
             assert_eq!(once, twice);
             assert!(Exif::parse(&block).unwrap().exif.is_empty());
+        }
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn a_structure_of_the_larger_kind_is_no_block() {
+        // Its only directory claims so many entries that no place is behind them; an orientation of 6, a pointer to itself.
+        for claimed in [2, u64::MAX] {
+            let mut block = b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0".to_vec();
+            block.extend(claimed.to_le_bytes());
+            block.extend([18, 1, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+            block.extend([0x69, 0x87, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0]);
+            block.extend([0; 8]);
+            let mut output = block.clone();
+            set_upright(&mut output);
+            set_size(&mut output, 70_000, 3);
+            assert!(!drop_thumbnail(&mut output));
+            assert_eq!((output, orientation(&block)), (block.clone(), 1));
+            assert_eq!(Exif::parse(&block), None);
+            // A TIFF file may be one, and its directories are read.
+            let mut reader = Reader::new(Cursor::new(&block), u64::MAX).unwrap();
+            let first = reader.directory(reader.first());
+            assert_eq!(first.places.len(), 2);
+            assert!(reader.below(&first, tag::EXIF_IFD).places.is_empty());
         }
     }
 

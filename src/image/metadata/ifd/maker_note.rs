@@ -2,9 +2,7 @@
 //! structure, and mean nothing once they, or what they point to, have moved.
 //! Source: ExifTool's documentation of maker notes; Exiv2's manual, "MakerNote formats".
 
-use std::io::Cursor;
-
-use super::{IfdEntry, Reader, tag};
+use super::{IfdEntry, open, tag};
 
 /// Beginnings of notes that count places from their own beginning, or hold none.
 const SELF_CONTAINED: [&[u8]; 8] = [
@@ -32,8 +30,7 @@ pub(crate) fn is_bound(entry: &IfdEntry) -> bool {
 /// `true` for an EXIF block with a note that must stay in its place.
 pub(crate) fn has_bound_note(block: &[u8]) -> bool {
     let note = || {
-        let mut reader = Reader::new(Cursor::new(block), u64::MAX)?;
-        let first = reader.directory(reader.first());
+        let (mut reader, first) = open(block)?;
         let below = reader.below(&first, tag::EXIF_IFD);
         reader.value_of(&below, tag::MAKER_NOTE)
     };

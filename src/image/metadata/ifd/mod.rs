@@ -8,8 +8,8 @@ mod read;
 mod write;
 
 pub(crate) use exif::{
-    Exif, add_comment, drop_thumbnail, links, orientation, set_size, set_upright, with_resolution,
-    without_note,
+    Exif, add_comment, drop_thumbnail, links, open, orientation, set_size, set_upright,
+    with_resolution, without_note,
 };
 pub(crate) use maker_note::{BOUND_NOTE, has_bound_note, is_bound};
 pub(crate) use read::{Directory, Reader};

@@ -54,7 +54,7 @@ pub(crate) struct Reader<R> {
     position: u64,
     pub little: bool,
     /// BigTIFF's layout.
-    big: bool,
+    pub big: bool,
     first: u64,
     length: u64,
     /// Bytes that values may still take. Values that do not share bytes cannot be larger than the structure.
@@ -229,7 +229,8 @@ impl<R: Read + Seek> Reader<R> {
         let at = pointer.and_then(|place| self.value(&place)?.as_u64());
         let below = at.map(|at| self.directory(at)).unwrap_or_default();
         let link = if self.big { 8 } else { 4 };
-        let is_apart = below.link + link <= directory.at || directory.link + link <= below.at;
+        let ends_before = |a: &Directory, b: &Directory| a.link.saturating_add(link) <= b.at;
+        let is_apart = ends_before(&below, directory) || ends_before(directory, &below);
         if is_apart { below } else { Directory::default() }
     }
 }
