@@ -191,6 +191,7 @@ const FIELDS: &[(&str, Range)] = &[
     ("denoise_steps", TIMESTEP),
     ("eta", SHARE),
     ("fidelity", SHARE),
+    ("first_share", SHARE),
     ("grain", GRAIN),
     ("guidance", GUIDANCE),
     ("native_size", PIXELS),

@@ -12,7 +12,7 @@ import vae as vae_module
 
 
 # What sharpen.py trained for: one step, at timestep 249 of a trailing schedule of four.
-RECOMMENDED = {"cupscale": {"steps": 4, "denoise_steps": 1, "overlap": 0.25, "grain": 1.25, "fidelity": 1, "coherence": 0.5, "texture": 1}}
+RECOMMENDED = {"cupscale": {"steps": 4, "denoise_steps": 1, "overlap": 0.25, "first_share": 0.5, "sharpen": 1, "grain": 1.25, "fidelity": 1, "texture": 1}}
 
 
 def write_config(model, path, name=None, drop=()):

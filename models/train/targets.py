@@ -51,10 +51,10 @@ def drawing(rng):
     return torch.from_numpy(np.asarray(image.resize((SIDE, SIDE), Image.BOX)).copy()).permute(2, 0, 1)
 
 
-def reduce(image, rng):
-    """The small picture, as cameras, programs and the web leave it; and the scale."""
+def reduce(image, rng, fixed=None):
+    """The small picture, as cameras, programs and the web leave it; and the scale, one of many unless it is fixed."""
     scale = rng.choice([4, 3, 2, 0], p=[0.68, 0.14, 0.06, 0.12])
-    scale = float(scale or rng.uniform(2.2, 4))
+    scale = fixed or float(scale or rng.uniform(2.2, 4))
     side = round(image.width / scale)
     scale = image.width / side
     if rng.random() < 0.2:
@@ -91,6 +91,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--size", type=int, default=50, help="samples in a shard")
+    parser.add_argument("--scale", type=float, help="of every sample; first.py needs 4")
     parser.add_argument("--seed", type=int, default=14)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -109,7 +110,7 @@ def main():
         for _ in range(args.size):
             drawn = rng.random() < 0.1
             high = drawing(rng) if drawn else crops.one(SIDE)
-            small, scale = reduce(Image.fromarray(high.permute(1, 2, 0).contiguous().numpy()), rng)
+            small, scale = reduce(Image.fromarray(high.permute(1, 2, 0).contiguous().numpy()), rng, args.scale)
             sharp.append(high.contiguous())
             smalls.append(chw(small))
             soft.append(chw(small.resize((SIDE, SIDE), Image.LANCZOS)))

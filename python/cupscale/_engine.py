@@ -124,7 +124,7 @@ class Engine:
         settings: the options of ``cupscale-fast``, with underscores. prompt, negative_prompt, prompt_syntax; captioner, captions
         (what :meth:`caption` returned, perhaps edited, or a file); profile; seed (0); steps (1 to 1000), strength (above 0, to 1),
         denoise_steps (0 to 1000), sampler, eta (0 to 1), spacing, sigmas, timesteps, guidance (0 to 100); overlap (0 to 0.9),
-        fusion, tile_jitter; gsp, rap, rsp (0 to 1); sharpen (0 to 2), grain (0 to 20), fidelity, coherence, texture (0 to 1); color_fix, detail_only, blend (0 to 1);
+        fusion, tile_jitter; gsp, rap, rsp, first_share (0 to 1); sharpen (0 to 2), grain (0 to 20), fidelity, coherence, texture (0 to 1); color_fix, detail_only, blend (0 to 1);
         mask (a picture, an array of bool too), invert_mask, mask_feather (0 to 1000); batch, tile, vae_disk, max_memory; of files page (from 1), allow_truncated,
         max_metadata.
 

@@ -96,6 +96,7 @@ class Settings(TypedDict, total=False):
     gsp: Optional[float]
     rap: Optional[float]
     rsp: Optional[float]
+    first_share: Optional[float]
     sharpen: Optional[float]
     grain: Optional[float]
     fidelity: Optional[float]

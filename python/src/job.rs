@@ -219,6 +219,7 @@ fn repainting(keywords: &Keywords<'_>, settings: &mut Settings) -> PyResult<[boo
     settings.sharpen = keywords.get("sharpen", |value| number(value, values::sharpen))?;
     settings.grain = keywords.get("grain", |value| number(value, values::grain))?;
     settings.fidelity = keywords.get("fidelity", |value| number(value, values::weight))?;
+    settings.first_share = keywords.get("first_share", |value| number(value, values::weight))?;
     settings.coherence = keywords.get("coherence", |value| number(value, values::weight))?;
     settings.texture = keywords.get("texture", |value| number(value, values::weight))?;
     let fixes = [ColourFix::Wavelet, ColourFix::Adain, ColourFix::Lab, ColourFix::None]

@@ -1,7 +1,7 @@
 //! Names of all keywords: those of an engine, and those of its jobs.
 
 /// Keywords of every job.
-pub const SETTINGS: [&str; 43] = [
+pub const SETTINGS: [&str; 44] = [
     "scale",
     "size",
     "long_edge",
@@ -27,6 +27,7 @@ pub const SETTINGS: [&str; 43] = [
     "gsp",
     "rap",
     "rsp",
+    "first_share",
     "sharpen",
     "grain",
     "fidelity",

@@ -49,6 +49,7 @@ def source(photo, tmp_path):
                 "gsp": 0.4,
                 "rap": 0.25,
                 "rsp": 0.5,
+                "first_share": 0.6,
                 "sharpen": 0.3,
                 "grain": 2,
                 "fidelity": 0.6,
@@ -61,7 +62,7 @@ def source(photo, tmp_path):
                 "max_memory": "2GiB",
             },
             "-s 2 -p|a bird --seed 18446744073709551615 --steps 4 --denoise-steps 2 --sampler euler --overlap 0.25 "
-            "--fusion average --tile-jitter --gsp 0.4 --rap 0.25 --rsp 0.5 --sharpen 0.3 --grain 2 --fidelity 0.6 --coherence 0.7 --texture 0.8 --color-fix lab --blend 0.75 "
+            "--fusion average --tile-jitter --gsp 0.4 --rap 0.25 --rsp 0.5 --first-share 0.6 --sharpen 0.3 --grain 2 --fidelity 0.6 --coherence 0.7 --texture 0.8 --color-fix lab --blend 0.75 "
             "--captioner none --batch 1 --max-memory 2GiB".split(),
         ),
         ("out.png", {"scale": 2, "profile": "faithful", "gsp": 0.3}, ["-s", "2", "--profile", "faithful", "--gsp", "0.3"]),

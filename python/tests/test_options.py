@@ -80,6 +80,7 @@ RANGES = [
     ("grain", [0, 20], [-0.1, 20.1]),
     ("fidelity", [0, 1], [-0.1, 1.1]),
     ("coherence", [0, 1], [-0.1, 1.1]),
+    ("first_share", [0, 1], [-0.1, 1.1]),
     ("texture", [0, 1], [-0.1, 1.1]),
     ("color_fix", ["wavelet", "adain", "lab", "none"], ["all"]),
     ("blend", [0, 1], [-0.1, 1.1]),

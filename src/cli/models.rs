@@ -107,6 +107,7 @@ fn add(store: &Store, args: &AddArgs) -> Result<(), CliError> {
             eta: args.eta,
             native_size: args.native_size,
             overlap: args.overlap,
+            first_share: args.first_share,
             sharpen: args.sharpen,
             grain: args.grain,
             fidelity: args.fidelity,

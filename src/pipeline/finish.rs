@@ -55,6 +55,8 @@ pub(super) struct Told {
 /// What the settings ask for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
+    /// Share of the first network's picture that stays.
+    first: f32,
     /// The filter along the lines of the input.
     coherence: Option<Coherence>,
     /// How much stronger the finest detail gets.
@@ -82,7 +84,9 @@ impl Finish {
         let fidelity = settings.fidelity.unwrap_or(Defaults::FIDELITY);
         let coherence = settings.coherence.unwrap_or(Defaults::COHERENCE);
         let texture = settings.texture.unwrap_or(Defaults::TEXTURE);
+        let first = settings.first_share.filter(|_| geometry.by_network);
         Self {
+            first: first.unwrap_or(Defaults::FIRST_SHARE) as f32,
             coherence: Coherence::new(input, output, coherence),
             sharpen: sharpen.unwrap_or(Defaults::SHARPEN) as f32,
             texture: Texture::new(input, output, texture, seed),
@@ -141,10 +145,14 @@ impl Finish {
         match self.fix {
             ColourFix::Wavelet | ColourFix::Lab => true,
             ColourFix::Adain => {
-                self.sharpen > 0.0 || self.coherence.is_some() || self.texture.is_some()
+                self.first > 0.0
+                    || self.sharpen > 0.0
+                    || self.coherence.is_some()
+                    || self.texture.is_some()
             }
             ColourFix::None => {
-                self.sharpen > 0.0
+                self.first > 0.0
+                    || self.sharpen > 0.0
                     || self.coherence.is_some()
                     || self.texture.is_some()
                     || self.projection.is_some()
@@ -191,6 +199,9 @@ impl Finish {
         place: (usize, usize),
         width: usize,
     ) {
+        if self.first > 0.0 {
+            blend::mix(picture, &beside.source, 1.0 - self.first);
+        }
         if let (Some(coherence), Some(lines)) = (self.coherence, &beside.told.lines) {
             coherence.apply(picture, lines);
         }

@@ -188,6 +188,7 @@ fn base_spec(
         sharpen: Some(0.0),
         grain: Some(0.0),
         fidelity: Some(0.0),
+        first_share: Some(0.0),
         coherence: Some(0.0),
         texture: Some(0.0),
         colour_fix: ColourFix::None,

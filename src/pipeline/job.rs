@@ -167,6 +167,7 @@ impl JobSpec {
             record["rsp"] = settings.rsp.into();
             record["color_fix"] = settings.colour_fix.name().into();
             for (key, value) in [
+                ("first_share", settings.first_share.filter(|_| plan.first.is_some())),
                 ("sharpen", settings.sharpen),
                 ("grain", settings.grain),
                 ("fidelity", settings.fidelity),

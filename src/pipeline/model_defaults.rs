@@ -14,7 +14,7 @@ use super::profile::Profile;
 /// Sampling defaults of a model beyond its scheduler config; the user's settings override all of them.
 ///
 /// Read from JSON with the keys `profile`, `prediction_type`, `sampler`, `timestep_spacing`, `sigmas`, `timesteps`, `steps`, `strength` or
-/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `sharpen`, `grain`, `fidelity`, `coherence` and `texture`; other keys are ignored. A model's own stand
+/// `denoise_steps`, `guidance`, `eta`, `native_size`, `overlap`, `first_share`, `sharpen`, `grain`, `fidelity`, `coherence` and `texture`; other keys are ignored. A model's own stand
 /// under the key `cupscale` of its `model_index.json`; a manifest's take precedence.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "Value")]
@@ -43,6 +43,8 @@ pub struct ModelDefaults {
     pub native_size: Option<usize>,
     /// Overlap of regions in 0..=0.9, as a share of the region's side.
     pub overlap: Option<f64>,
+    /// Share of the first network's picture that stays in the repaint, in 0..=1.
+    pub first_share: Option<f64>,
     /// How much stronger the finest detail gets, in 0..=2.
     pub sharpen: Option<f64>,
     /// Standard deviation of the grain in levels of 255, in 0..=20.
@@ -71,6 +73,7 @@ struct RawModelDefaults {
     eta: Option<f64>,
     native_size: Option<usize>,
     overlap: Option<f64>,
+    first_share: Option<f64>,
     sharpen: Option<f64>,
     grain: Option<f64>,
     fidelity: Option<f64>,
@@ -96,6 +99,7 @@ impl TryFrom<Value> for ModelDefaults {
             eta,
             native_size,
             overlap,
+            first_share,
             sharpen,
             grain,
             fidelity,
@@ -144,6 +148,7 @@ impl TryFrom<Value> for ModelDefaults {
             eta,
             native_size,
             overlap,
+            first_share,
             sharpen,
             grain,
             fidelity,
@@ -187,6 +192,7 @@ impl ModelDefaults {
             eta: if self.sampler.is_some() { self.eta } else { self.eta.or(others.eta) },
             native_size: self.native_size.or(others.native_size),
             overlap: self.overlap.or(others.overlap),
+            first_share: self.first_share.or(others.first_share),
             sharpen: self.sharpen.or(others.sharpen),
             grain: self.grain.or(others.grain),
             fidelity: self.fidelity.or(others.fidelity),
@@ -214,6 +220,7 @@ mod tests {
             (r#"{"guidance": -1}"#, "guidance"),
             (r#"{"eta": 2}"#, "eta"),
             (r#"{"overlap": 0.95}"#, "overlap"),
+            (r#"{"first_share": 1.5}"#, "first_share"),
             (r#"{"sharpen": 2.5}"#, "sharpen"),
             (r#"{"grain": -1}"#, "grain"),
             (r#"{"fidelity": 1.5}"#, "fidelity"),

@@ -29,6 +29,8 @@ impl Defaults {
     pub const GUIDANCE: f64 = 1.0;
     /// Overlap of regions as a share of their side (the paper's R/2).
     pub const OVERLAP: f64 = 0.5;
+    /// Share of the first network's picture that stays in the repaint.
+    pub const FIRST_SHARE: f64 = 0.0;
     /// How much stronger the finest detail gets.
     pub const SHARPEN: f64 = 0.0;
     /// Standard deviation of the grain, in levels of 255.
@@ -153,6 +155,8 @@ pub struct Settings {
     pub captioner: Arc<dyn Captioner>,
     /// Uses of the engine's controls.
     pub controls: Vec<ControlUse>,
+    /// Share of the first network's picture that stays in the repaint, in 0..=1; nothing where no network made it.
+    pub first_share: Option<f64>,
     /// How much stronger the finest detail of the repaint gets, in 0..=2: the share of it that is added.
     pub sharpen: Option<f64>,
     /// Standard deviation of the grain in levels of 255, in 0..=20. What is flat in the input has none.
@@ -204,6 +208,7 @@ impl Settings {
     #[must_use]
     pub(crate) fn with_finish(self, model: &ModelDefaults) -> Self {
         Self {
+            first_share: self.first_share.or(model.first_share).or(Some(Defaults::FIRST_SHARE)),
             sharpen: self.sharpen.or(model.sharpen).or(Some(Defaults::SHARPEN)),
             grain: self.grain.or(model.grain).or(Some(Defaults::GRAIN)),
             fidelity: self.fidelity.or(model.fidelity).or(Some(Defaults::FIDELITY)),
@@ -227,6 +232,7 @@ impl Settings {
             ("eta", self.eta, (0.0, 1.0)),
             ("overlap", self.overlap, ranges::OVERLAP),
             ("guidance", self.guidance, ranges::GUIDANCE),
+            ("first_share", self.first_share, (0.0, 1.0)),
             ("sharpen", self.sharpen, ranges::SHARPEN),
             ("grain", self.grain, ranges::GRAIN),
             ("fidelity", self.fidelity, (0.0, 1.0)),
@@ -283,6 +289,7 @@ impl Default for Settings {
             first: First::Own,
             captioner: Arc::new(Attributes),
             controls: Vec::new(),
+            first_share: None,
             sharpen: None,
             grain: None,
             fidelity: None,
@@ -310,7 +317,7 @@ mod tests {
     fn a_number_beyond_its_range_or_none_is_refused_by_its_name() {
         assert!(Settings::default().check().is_ok());
         type Put = fn(&mut Settings, f64);
-        let set: [(&str, Put, f64); 12] = [
+        let set: [(&str, Put, f64); 13] = [
             ("gsp", |it, value| it.gsp = value, 1.0),
             ("rap", |it, value| it.rap = value, 1.0),
             ("rsp", |it, value| it.rsp = value, 1.0),
@@ -318,6 +325,7 @@ mod tests {
             ("eta", |it, value| it.eta = Some(value), 1.0),
             ("overlap", |it, value| it.overlap = Some(value), ranges::OVERLAP.1),
             ("guidance", |it, value| it.guidance = Some(value), ranges::GUIDANCE.1),
+            ("first_share", |it, value| it.first_share = Some(value), 1.0),
             ("sharpen", |it, value| it.sharpen = Some(value), ranges::SHARPEN.1),
             ("fidelity", |it, value| it.fidelity = Some(value), 1.0),
             ("coherence", |it, value| it.coherence = Some(value), 1.0),

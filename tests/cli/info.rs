@@ -41,7 +41,7 @@ fn the_settings_of_a_picture_make_it_again() {
         ("-s 2 --sharpen 0 --grain 0", "png"),
         ("-s 2 --bit-depth 16", "png"),
         (
-            "-s 2 --sharpen 1.1 --grain 2.5 --fidelity 0.3 --coherence 0.4 --texture 0.3 --color-fix none",
+            "-s 2 --first-share 0.3 --sharpen 1.1 --grain 2.5 --fidelity 0.3 --coherence 0.4 --texture 0.3 --color-fix none",
             "png",
         ),
         ("--size 60x40 --timesteps 499,249 --denoise-steps 1 --rsp 0 --fusion average", "webp"),

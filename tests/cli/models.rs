@@ -67,7 +67,7 @@ fn plan(bench: &Bench, options: &str) -> String {
 fn a_name_runs_what_its_manifest_says_and_options_go_before_it() {
     let bench = bench();
     let (model, lora) = (tiny(), lora());
-    let run_as = "--sampler tcd --eta 0.2 --steps 4 --sharpen 0.4 --grain 3 --fidelity 0.5 --coherence 0.75 --texture 0.25 --denoise-steps 3 --guidance 2";
+    let run_as = "--sampler tcd --eta 0.2 --steps 4 --first-share 0.6 --sharpen 0.4 --grain 3 --fidelity 0.5 --coherence 0.75 --texture 0.25 --denoise-steps 3 --guidance 2";
     bench.succeed(&format!("add mine {model} --lora {lora}:0.7 {run_as}"));
     let explicit = format!("--model {model} --lora {lora}:0.7 {run_as}");
     let (by_name, mut recorded) = picture(&bench, "--model mine");

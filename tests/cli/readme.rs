@@ -16,6 +16,7 @@ fn the_table_of_options_states_the_real_defaults() {
         ("--rap W", Defaults::RAP),
         ("--rsp W", Defaults::RSP),
         ("--overlap O", Defaults::OVERLAP),
+        ("--first-share W", Defaults::FIRST_SHARE),
         ("--sharpen S", Defaults::SHARPEN),
         ("--grain G", Defaults::GRAIN),
         ("--fidelity W", Defaults::FIDELITY),

@@ -160,10 +160,10 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
         (pictures::open(shell.path("out.png")).to_rgb8(), settings)
     };
     let (own, settings) = made("in.png -s 2");
-    assert_eq!((&settings["sharpen"], &settings["grain"]), (&0.0.into(), &1.25.into()));
-    assert_eq!((&settings["fidelity"], &settings["coherence"]), (&1.0.into(), &0.5.into()));
-    assert_eq!(settings["texture"], 1.0);
-    assert_eq!(made("in.png -s 2 --sharpen 0 --grain 1.25").0, own);
+    assert_eq!((&settings["sharpen"], &settings["grain"]), (&1.0.into(), &1.25.into()));
+    assert_eq!((&settings["fidelity"], &settings["coherence"]), (&1.0.into(), &0.0.into()));
+    assert_eq!((&settings["texture"], &settings["first_share"]), (&1.0.into(), &0.5.into()));
+    assert_eq!(made("in.png -s 2 --sharpen 1 --grain 1.25").0, own);
     let plain = made("in.png -s 2 --sharpen 0.8 --grain 0").0;
     // One of the two by itself: the other is the model's.
     let (sharp, clean) = (made("in.png -s 2 --sharpen 0.8").0, made("in.png -s 2 --grain 0").0);
@@ -194,6 +194,32 @@ fn the_model_says_how_sharp_and_how_grainy_it_wants_to_be_and_what_is_flat_stays
     assert!(
         made("in.png -s 2 --color-fix none").0 != made("in.png -s 2 --color-fix none --grain 0").0
     );
+}
+
+#[test]
+fn the_first_networks_picture_stays_as_far_as_that_is_asked_for() {
+    let shell = Shell::new();
+    shell.picture("in.png", 40, 24);
+    let made = |line: &str| {
+        let plain = "--sharpen 0 --grain 0 --fidelity 0 --coherence 0 --texture 0 --color-fix none";
+        shell.succeed(&format!("in.png -s 2 -o out.png {plain} {line}"));
+        let settings = cupscale::image::read_settings(&shell.path("out.png")).unwrap().unwrap();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        (pictures::open(shell.path("out.png")).to_rgb8(), settings["first_share"].clone())
+    };
+    let far = |a: &image::RgbImage, b: &image::RgbImage| {
+        a.iter().zip(b.iter()).map(|(a, b)| u32::from(a.abs_diff(*b))).max().unwrap()
+    };
+    let [(none, _), (half, share), (all, _)] =
+        ["0", "0.5", "1"].map(|share| made(&format!("--first-share {share}")));
+    assert_eq!(share, 0.5);
+    let (network, _) = made("--denoise-steps 0");
+    assert!(far(&all, &network) <= 1 && far(&none, &network) > 20);
+    assert!(far(&half, &network) <= far(&none, &network) / 2 + 1);
+    // Where no network makes the picture there is none to stay.
+    let lanczos = |share: u8| made(&format!("--first lanczos --first-share {share}"));
+    assert_eq!(lanczos(1), lanczos(0));
+    assert!(lanczos(1).1.is_null());
 }
 
 #[test]

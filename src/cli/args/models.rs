@@ -141,6 +141,9 @@ pub struct AddArgs {
     /// Overlap of neighbouring regions, as a share of a region's side
     #[arg(long, value_name = "0-0.9", value_parser = values::overlap)]
     pub overlap: Option<f64>,
+    /// Share of the first network's picture that stays in the repaint
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    pub first_share: Option<f64>,
     /// How much stronger the finest detail gets
     #[arg(long, value_name = "0-2", value_parser = values::sharpen)]
     pub sharpen: Option<f64>,

@@ -88,6 +88,10 @@ pub struct RepaintArgs {
     #[arg(long, value_name = "0-1", value_parser = values::weight)]
     rsp: Option<f64>,
 
+    /// Share of the first network's picture that stays in the repaint, before everything else is done to it; nothing where no
+    /// network makes it [default: the model's, or 0]
+    #[arg(long, value_name = "0-1", value_parser = values::weight)]
+    first_share: Option<f64>,
     /// How much stronger the finest detail of the repaint gets; 0 leaves it [default: the model's, or 0]
     #[arg(long, value_name = "0-2", value_parser = values::sharpen)]
     sharpen: Option<f64>,
@@ -143,6 +147,7 @@ impl RepaintArgs {
         settings.gsp = self.gsp.unwrap_or(Defaults::GSP);
         settings.rap = self.rap.unwrap_or(Defaults::RAP);
         settings.rsp = self.rsp.unwrap_or(Defaults::RSP);
+        settings.first_share = self.first_share;
         (settings.sharpen, settings.grain) = (self.sharpen, self.grain);
         settings.fidelity = self.fidelity;
         (settings.coherence, settings.texture) = (self.coherence, self.texture);

@@ -33,7 +33,7 @@ pub struct Reused {
 }
 
 /// Settings whose value is the option's value: key of the settings, options that go before it, kind of the value.
-const PLAIN: [(&str, &[&str], Shape); 23] = [
+const PLAIN: [(&str, &[&str], Shape); 24] = [
     ("prompt", &["prompt", "words"], Shape::Text),
     ("negative_prompt", &["negative_prompt"], Shape::Text),
     ("prompt_syntax", &["prompt_syntax"], Shape::Text),
@@ -47,6 +47,7 @@ const PLAIN: [(&str, &[&str], Shape); 23] = [
     ("gsp", &["gsp"], Shape::Number),
     ("rap", &["rap"], Shape::Number),
     ("rsp", &["rsp"], Shape::Number),
+    ("first_share", &["first_share"], Shape::Number),
     ("sharpen", &["sharpen"], Shape::Number),
     ("grain", &["grain"], Shape::Number),
     ("fidelity", &["fidelity"], Shape::Number),

@@ -57,11 +57,12 @@ pub const NOT_OF_GENERATE: [&str; 8] = [
 ];
 
 /// Options of the enlargement, which a base picture alone does not have.
-pub const OF_ENLARGING: [&str; 23] = [
+pub const OF_ENLARGING: [&str; 24] = [
     "control",
     "control_kind",
     "control_image",
     "first",
+    "first_share",
     "profile",
     "strength",
     "denoise_steps",

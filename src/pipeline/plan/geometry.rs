@@ -40,6 +40,8 @@ pub struct Geometry {
     pub vae_padding: usize,
     /// Shape of the model.
     pub shape: ModelShape,
+    /// A network makes the picture that is repainted.
+    pub by_network: bool,
     /// The picture is made from noise: there is nothing to encode.
     pub generated: bool,
 }
@@ -77,7 +79,7 @@ impl Geometry {
             shape.region,
             overlap.min(shape.region - 1),
         )?;
-        Ok(Self {
+        let geometry = Self {
             input,
             canvas,
             grid,
@@ -86,8 +88,10 @@ impl Geometry {
                 .then(|| native_size((input.width, input.height), shape)),
             vae_padding: model.blueprints.vae.context(),
             shape,
+            by_network: false,
             generated: false,
-        })
+        };
+        Ok(Self { by_network: geometry.first(model, settings).is_some(), ..geometry })
     }
 
     /// Geometry of a picture of this width and height in pixels that is made from noise: one region, or, where it is much
@@ -118,7 +122,7 @@ impl Geometry {
             true => RegionGrid::whole(latent_height, latent_width)?,
             false => geometry.grid,
         };
-        Ok(Self { grid, generated: true, ..geometry })
+        Ok(Self { grid, by_network: false, generated: true, ..geometry })
     }
 
     /// VAE tiles along an axis of `length`, with cores of at most `tile` image pixels.
@@ -221,6 +225,7 @@ mod tests {
             low_resolution: None,
             vae_padding: 1,
             shape: SHAPE,
+            by_network: false,
             generated: false,
         };
         let last = geometry.grid.regions().last().unwrap();

@@ -153,10 +153,11 @@ impl Plan {
         let repaints = settings.repaints() && !keeps_everything;
         if !settings.repaints() {
             sampling.notes.push(not_repainted(settings, first.as_ref()));
-            let Settings { sharpen, grain, fidelity, coherence, texture, .. } = *settings;
-            let amounts = [sharpen, grain, fidelity, coherence, texture];
+            let Settings { first_share, sharpen, grain, fidelity, coherence, texture, .. } =
+                *settings;
+            let amounts = [first_share, sharpen, grain, fidelity, coherence, texture];
             if amounts.iter().flatten().any(|amount| *amount > 0.0) {
-                let note = "coherence, texture, sharpening, grain and fidelity are the repaint's: \
+                let note = "first-share, coherence, texture, sharpening, grain and fidelity are the repaint's: \
                             they have no effect here";
                 sampling.notes.push(note.to_owned());
             }

@@ -87,6 +87,7 @@ mod tests {
             low_resolution: None,
             vae_padding: 1,
             shape,
+            by_network: false,
             generated: false,
         })
     }

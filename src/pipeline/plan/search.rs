@@ -189,7 +189,7 @@ impl Draft<'_> {
         let of_captions = captioner.map_or(0, |(_, needs, _)| needs.scratch);
         let scratch = parts.iter().map(|(_, _, needs)| needs.scratch).fold(of_captions, usize::max);
         let threads = rayon::current_num_threads() * (THREAD_BYTES + scratch);
-        let of_model = text.embedded + vae.embedded + denoiser.embedded;
+        let of_model = enlarger.embedded + text.embedded + vae.embedded + denoiser.embedded;
         let base = PROCESS_BYTES
             + threads
             + of_model

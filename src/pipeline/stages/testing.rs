@@ -262,6 +262,7 @@ pub fn job_with(settings: Settings, scheduler: &str) -> JobSpec {
             patch: 2,
             sees_low_resolution: false,
         },
+        by_network: false,
         generated: false,
     };
     let memory = MemoryPlan {

@@ -156,6 +156,9 @@ pub struct RunDefaults {
     /// overlap of neighbouring regions as a share of a region's side, 0 to 0.9
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlap: Option<f64>,
+    /// share of the first network's picture that stays in the repaint, 0 to 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_share: Option<f64>,
     /// how much stronger the finest detail gets, 0 to 2
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharpen: Option<f64>,
