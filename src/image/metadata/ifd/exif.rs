@@ -1,10 +1,10 @@
 //! EXIF blocks: parsed, written, and patched in place where the output differs from the input.
 //! Source: EXIF 2.32, sections 4.6.3 (pointers), 4.6.4 and 4.6.5 (tags).
 
-use std::io::{self, Cursor, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 
 use super::maker_note::{has_bound_note, is_bound};
-use super::read::{Directory, Place, Reader};
+use super::read::{Directory, Place, Reader, open};
 use super::{IfdEntry, LONG, LONG8, SHORT, serialise, serialised_length, swap_unit, tag};
 
 /// Kind of an entry that is bytes.
@@ -129,14 +129,6 @@ fn pointer(tag: u16, at: u64, big: bool) -> IfdEntry {
     } else {
         IfdEntry::long(tag, at as u32)
     }
-}
-
-/// The first directory of a block, and its reader. BigTIFF's layout is none of EXIF's (section 4.5.2), and what is patched
-/// here has the classic one.
-pub(crate) fn open(exif: &[u8]) -> Option<(Reader<Cursor<&[u8]>>, Directory)> {
-    let mut reader = Reader::new(Cursor::new(exif), u64::MAX).filter(|reader| !reader.big)?;
-    let first = reader.directory(reader.first());
-    Some((reader, first))
 }
 
 /// A block without a maker note that must stay in its place, written anew.
@@ -336,6 +328,8 @@ fn patch(bytes: &mut [u8], place: Place, value: u32, little: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     /// Found by fuzzing.

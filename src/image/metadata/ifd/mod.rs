@@ -8,11 +8,11 @@ mod read;
 mod write;
 
 pub(crate) use exif::{
-    Exif, add_comment, drop_thumbnail, links, open, orientation, set_size, set_upright,
-    with_resolution, without_note,
+    Exif, add_comment, drop_thumbnail, links, orientation, set_size, set_upright, with_resolution,
+    without_note,
 };
 pub(crate) use maker_note::{BOUND_NOTE, has_bound_note, is_bound};
-pub(crate) use read::{Directory, Reader};
+pub(crate) use read::{Directory, Reader, open};
 pub(crate) use write::{serialise, serialised_length};
 
 /// Tags used by name here and in the TIFF writer.

@@ -1,7 +1,7 @@
 //! Reader of directories in a TIFF structure, in a file or in memory: it looks up the places of values first and reads
 //! only those that are wanted, so that a directory whose entries claim much, or all the same bytes, costs little.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use super::{IfdEntry, size_of_kind, swap_unit};
 
@@ -54,7 +54,7 @@ pub(crate) struct Reader<R> {
     position: u64,
     pub little: bool,
     /// BigTIFF's layout.
-    pub big: bool,
+    big: bool,
     first: u64,
     length: u64,
     /// Bytes that values may still take. Values that do not share bytes cannot be larger than the structure.
@@ -235,10 +235,16 @@ impl<R: Read + Seek> Reader<R> {
     }
 }
 
+/// The first directory of an EXIF block, and its reader. BigTIFF's layout is none of EXIF's (section 4.5.2), and what is patched
+/// here has the classic one.
+pub(crate) fn open(exif: &[u8]) -> Option<(Reader<Cursor<&[u8]>>, Directory)> {
+    let mut reader = Reader::new(Cursor::new(exif), u64::MAX).filter(|reader| !reader.big)?;
+    let first = reader.directory(reader.first());
+    Some((reader, first))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
-
     use super::*;
 
     /// A classic directory of `count` entries that all hold the same `length` bytes.
