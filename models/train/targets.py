@@ -91,7 +91,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--size", type=int, default=50, help="samples in a shard")
-    parser.add_argument("--scale", type=float, help="of every sample; first.py needs 4")
+    parser.add_argument("--scale", type=float, help="of every sample, in place of many; first.py learns from those of 4 alone")
     parser.add_argument("--seed", type=int, default=14)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
